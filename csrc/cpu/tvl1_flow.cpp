@@ -1,0 +1,216 @@
+// torch.ops.mer_fast.tvl1_flow on a CPU: a thread per pair while there are pairs enough, several threads a pair else.
+#include "tvl1_flow.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "tensor_io.h"
+#include "tvl1_flow_kernel.h"
+
+namespace mer_fast {
+namespace {
+
+constexpr int64_t kMinSide = 16;
+
+struct Size {
+  int64_t height, width;
+};
+
+// Sizes of the pyramid, full size first; it ends before a side falls below 16 pixels.
+std::vector<Size> pyramid_sizes(int64_t height, int64_t width, const Tvl1Params& params) {
+  std::vector<Size> sizes{{height, width}};
+  const double step = static_cast<double>(params.scale_step);
+  while (static_cast<int>(sizes.size()) < params.scales) {
+    const Size next{std::lrint(static_cast<double>(sizes.back().height) * step), std::lrint(static_cast<double>(sizes.back().width) * step)};
+    if (next.height < kMinSide || next.width < kMinSide) break;
+    sizes.push_back(next);
+  }
+  return sizes;
+}
+
+// The memory that a team needs for one pair, laid out once and used for one pair after the other.
+class Workspace {
+ public:
+  Workspace(const std::vector<Size>& sizes, const Tvl1Params& params, int members) : levels_(sizes.size()) {
+    const int64_t height = sizes[0].height, width = sizes[0].width;
+    const int64_t rows = (height + members - 1) / members;
+    int64_t total = align(tvl1_texture_size(height, width)) + 2 * align(height * kTvl1MaxLanes);
+    for (const Size& s : sizes) total += 4 * align(s.height * s.width);
+    total += members * (align(tvl1_band_size(rows, width)) + align(tvl1_scratch_size(width)) + align(tvl1_exchange_size(width)));
+    memory_.reset(static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>(total) * sizeof(float))));
+    STD_TORCH_CHECK(memory_ != nullptr, "tvl1_flow: no memory for a workspace of ", total * 4, " bytes");
+    next_ = memory_.get();
+    for (size_t s = 0; s < sizes.size(); ++s) {
+      const int64_t n = sizes[s].height * sizes[s].width;
+      levels_[s] = {sizes[s].height, sizes[s].width, take(n), take(n), take(n), take(n)};
+    }
+    for (int k = 0; k < members; ++k) {
+      band_.push_back(take(tvl1_band_size(rows, width)));
+      scratch_.push_back(take(tvl1_scratch_size(width)));
+      exchange_.push_back(take(tvl1_exchange_size(width)));
+    }
+    work.params = params;
+    work.levels = static_cast<int>(sizes.size());
+    work.level = levels_.data();
+    work.texture = take(tvl1_texture_size(height, width));
+    work.row_error[0] = take(height * kTvl1MaxLanes);
+    work.row_error[1] = take(height * kTvl1MaxLanes);
+    work.team.size = members;
+    work.band = band_.data();
+    work.scratch = scratch_.data();
+    work.exchange = exchange_.data();
+  }
+
+  Tvl1Work work{};
+
+ private:
+  static int64_t align(int64_t floats) { return (floats + 15) / 16 * 16; }
+  float* take(int64_t floats) {
+    float* p = next_;
+    next_ += align(floats);
+    return p;
+  }
+  struct Free {
+    void operator()(float* p) const { std::free(p); }
+  };
+  std::unique_ptr<float, Free> memory_;
+  float* next_ = nullptr;
+  std::vector<Tvl1Level> levels_;
+  std::vector<float*> band_, scratch_, exchange_;
+};
+
+void solve_pair(Workspace& space, const Tvl1Batch& batch, int64_t pair, int rank) {
+  const int64_t pixels = batch.height * batch.width, bytes = pixels * (batch.bytes ? 1 : 4);
+  if (rank == 0) {
+    space.work.frame0 = {static_cast<const char*>(batch.frame0) + pair * bytes, batch.bytes};
+    space.work.frame1 = {static_cast<const char*>(batch.frame1) + pair * bytes, batch.bytes};
+    space.work.initial_flow = batch.initial_flow ? batch.initial_flow + 2 * pair * pixels : nullptr;
+    space.work.flow = batch.flow + 2 * pair * pixels;
+  }
+  space.work.team.barrier();
+  MER_FAST_DISPATCH(tvl1_solve, space.work, rank);
+}
+
+// Pairs [first, last), one thread each, the next pair to whoever is free.
+void solve_alone(const Tvl1Batch& batch, const std::vector<Size>& sizes, int64_t first, int64_t last, int threads) {
+  std::atomic<int64_t> next{first};
+  torch::stable::parallel_for(0, std::min<int64_t>(threads, last - first), 1, [&](int64_t, int64_t) {
+    Workspace space(sizes, batch.params, 1);
+    for (int64_t pair; (pair = next.fetch_add(1)) < last;) solve_pair(space, batch, pair, 0);
+  });
+}
+
+// Pairs [first, last), `members` threads each, all at once. The thread pool may give fewer threads than were asked for
+// (none but the caller's inside another parallel region), and then one call stands for several members: since barriers
+// need all members at once, each call first says how many it stands for, and only when every call stands for one do the
+// teams form; otherwise the pairs are solved alone.
+void solve_in_teams(const Tvl1Batch& batch, const std::vector<Size>& sizes, int64_t first, int64_t last, int members) {
+  std::vector<std::unique_ptr<Workspace>> spaces;
+  for (int64_t pair = first; pair < last; ++pair) spaces.push_back(std::make_unique<Workspace>(sizes, batch.params, members));
+  const int64_t total = (last - first) * members;
+  std::atomic<int64_t> arrived{0}, next{first};
+  std::atomic<bool> crowded{false};
+  torch::stable::parallel_for(0, total, 1, [&](int64_t begin, int64_t end) {
+    if (end - begin > 1) crowded = true;
+    arrived += end - begin;
+    while (arrived.load() < total) sched_yield();
+    if (!crowded) {
+      solve_pair(*spaces[static_cast<size_t>(begin / members)], batch, first + begin / members, static_cast<int>(begin % members));
+      return;
+    }
+    Workspace space(sizes, batch.params, 1);
+    for (int64_t pair; (pair = next.fetch_add(1)) < last;) solve_pair(space, batch, pair, 0);
+  });
+}
+
+}  // namespace
+
+void tvl1_flow_batch(const Tvl1Batch& batch) {
+  const std::vector<Size> sizes = pyramid_sizes(batch.height, batch.width, batch.params);
+  const int threads = static_cast<int>(torch::stable::get_num_threads());
+  const int64_t together = batch.pairs % threads;
+  // A member's rows on the smallest level must feed its neighbours' halos.
+  const int64_t most = std::max<int64_t>(1, sizes.back().height / (2 * kTvl1Halo));
+  const int members = together ? static_cast<int>(std::min<int64_t>(threads / together, most)) : 1;
+  const int64_t alone = members > 1 ? batch.pairs - together : batch.pairs;
+  if (alone) solve_alone(batch, sizes, 0, alone, threads);
+  if (alone < batch.pairs) solve_in_teams(batch, sizes, alone, batch.pairs, members);
+}
+
+namespace {
+
+enum class Fault { none, nan, range };
+
+// Frames of 0..255 given as floats would be multiplied by 255 once more: a wrong flow without any other sign.
+Fault find_fault(const float* values, int64_t count) {
+  std::atomic<bool> nan{false}, range{false};
+  torch::stable::parallel_for(0, count, 1 << 16, [&](int64_t begin, int64_t end) {
+    bool any_nan = false, any_outside = false;
+    for (int64_t i = begin; i < end; ++i) {
+      any_nan |= values[i] != values[i];
+      any_outside |= values[i] < -1.0f || values[i] > 2.0f;
+    }
+    if (any_nan) nan = true;
+    if (any_outside) range = true;
+  });
+  return nan ? Fault::nan : range ? Fault::range : Fault::none;
+}
+
+void check_frame(const char* name, const Tensor& frame, bool bytes) {
+  if (bytes) return;
+  const Fault fault = find_fault(static_cast<const float*>(frame.const_data_ptr()), frame.numel());
+  STD_TORCH_CHECK(fault != Fault::nan, "tvl1_flow: ", name, " has NaN; fill or drop those pixels first");
+  STD_TORCH_CHECK(
+      fault != Fault::range, "tvl1_flow: ", name, " has values outside [-1, 2]; float frames are nominally 0..1, so divide 0..255 data by 255 or pass uint8");
+}
+
+Tensor tvl1_flow(
+    const Tensor& frame0_any, const Tensor& frame1_any, std::optional<Tensor> initial_any, double tau, double lam, double theta,
+    int64_t scales, double scale_step, int64_t warps, double epsilon, int64_t inner_iterations, int64_t outer_iterations, int64_t median) {
+  const char* op = "tvl1_flow";
+  check_rank(op, "frame0", frame0_any, 3);
+  check_same_shape(op, "frame0", frame0_any, "frame1", frame1_any);
+  check_same_dtype(op, "frame0", frame0_any, "frame1", frame1_any);
+  const ScalarType type = frame0_any.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Byte || type == ScalarType::Float, "tvl1_flow: frame0 must be uint8 or float32");
+  const Tensor frame0 = contiguous(frame0_any), frame1 = contiguous(frame1_any);
+  const int64_t pairs = frame0.size(0), height = frame0.size(1), width = frame0.size(2);
+  STD_TORCH_CHECK(height >= kMinSide && width >= kMinSide, "tvl1_flow: frame0 must be at least 16 pixels a side, got ", height, "x", width);
+  std::optional<Tensor> initial;
+  if (initial_any) {
+    STD_TORCH_CHECK(
+        initial_any->dim() == 4 && initial_any->size(0) == pairs && initial_any->size(1) == 2 && initial_any->size(2) == height &&
+            initial_any->size(3) == width && initial_any->scalar_type() == ScalarType::Float,
+        "tvl1_flow: initial_flow must be float32 of shape (N, 2, H, W), got ", shape_text(*initial_any));
+    initial = contiguous(*initial_any);
+  }
+  Tensor flow = torch::stable::empty({pairs, 2, height, width}, ScalarType::Float, std::nullopt, frame0.device());
+  if (pairs == 0) return flow;
+  const bool bytes = type == ScalarType::Byte;
+  check_frame("frame0", frame0, bytes);
+  check_frame("frame1", frame1, bytes);
+  if (initial) {
+    STD_TORCH_CHECK(
+        find_fault(static_cast<const float*>(initial->const_data_ptr()), initial->numel()) != Fault::nan,
+        "tvl1_flow: initial_flow has NaN; start those pixels from 0");
+  }
+  const Tvl1Params params{
+      static_cast<float>(tau), static_cast<float>(lam), static_cast<float>(theta), static_cast<int>(scales), static_cast<float>(scale_step),
+      static_cast<int>(warps), static_cast<float>(epsilon), static_cast<int>(inner_iterations), static_cast<int>(outer_iterations),
+      static_cast<int>(median)};
+  tvl1_flow_batch(
+      {params, frame0.const_data_ptr(), frame1.const_data_ptr(), bytes,
+       initial ? static_cast<const float*>(initial->const_data_ptr()) : nullptr, static_cast<float*>(flow.mutable_data_ptr()), pairs,
+       height, width});
+  return flow;
+}
+
+}  // namespace
+}  // namespace mer_fast
+
+STABLE_TORCH_LIBRARY_IMPL(mer_fast, CPU, m) { m.impl("tvl1_flow", TORCH_BOX(&mer_fast::tvl1_flow)); }

@@ -1,0 +1,62 @@
+"""mer_fast.info()."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+
+from . import _library
+from .backends import current_backend, why_not
+from .ops._registry import OPS
+
+
+def _build() -> dict[str, Any]:
+    if _library.MISSING is not None:
+        return {"missing": _library.MISSING}
+    from . import _C
+
+    return dict(_C.build_facts())
+
+
+def _devices() -> list[str]:
+    names = [f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"]
+    if torch.cuda.is_available():
+        names += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+    return names
+
+
+def _why_no_gpu() -> str | None:
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None:
+        return "this torch is a CPU build; install one with CUDA"
+    return "torch sees no NVIDIA GPU; check the driver with nvidia-smi"
+
+
+def info() -> dict[str, Any]:
+    """What is installed, what can run, and why the rest cannot.
+
+    Returns:
+        dict with `version`, `torch`, `python`, `devices` (list of str), `gpu` (why there is none, or None), `backend` (the
+        one in force), `build` (compiler, CPU instruction sets, CUDA version) and `ops`: for each op and each
+        implementation "ready", or why it is not.
+    """
+    ops: dict[str, dict[str, str]] = {}
+    for op, entry in OPS.items():
+        ops[op] = {"reference": "ready"}
+        for name in entry.kernels:
+            device = "cpu" if name == "cpu" else "cuda"
+            reason = why_not(op, name, device) or (_why_no_gpu() if device == "cuda" else None)
+            ops[op][name] = reason or "ready"
+    return {
+        "version": "0.1.0",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "devices": _devices(),
+        "gpu": _why_no_gpu(),
+        "backend": current_backend(),
+        "build": _build(),
+        "ops": ops,
+    }

@@ -1,0 +1,19 @@
+"""Every op and the kernels it has: one line an op. Tests, benchmarks, `make kernels` and `make gpu-check` go through it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Op(NamedTuple):
+    """An op of `mer_fast.ops`; `mer_fast.reference` has its plain PyTorch form under the same name."""
+
+    kernels: tuple[str, ...]  # implementations besides the reference: "cpu", "cuda", "triton"
+    backward: tuple[str, ...] = ()  # operators of torch.ops.mer_fast that only its gradient calls
+
+
+OPS: dict[str, Op] = {
+    "tvl1_flow": Op(("cpu",)),
+    "optical_strain": Op(("cpu", "cuda"), backward=("optical_strain_backward",)),
+    "tim": Op(("cpu", "cuda")),
+}

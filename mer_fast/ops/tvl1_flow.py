@@ -1,0 +1,138 @@
+"""TV-L1 optical flow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .. import reference
+from ..backends import runs_reference
+from ._checks import require, require_alike, require_tensor
+from ._dispatch import fold_batch, kernel, register
+
+TVL1_PRESETS: dict[str, dict[str, Any]] = {
+    # OpenCV's DualTVL1OpticalFlow.
+    "opencv": {
+        "tau": 0.25, "lam": 0.15, "theta": 0.3, "scales": 5, "scale_step": 0.8, "warps": 5, "epsilon": 0.01,
+        "inner_iterations": 30, "outer_iterations": 10, "median": 5,
+    },
+    # Sanchez, Meinhardt-Llopis, Facciolo, "TV-L1 optical flow estimation", IPOL 2013: the parameters of that article.
+    "ipol": {
+        "tau": 0.25, "lam": 0.15, "theta": 0.3, "scales": 100, "scale_step": 0.5, "warps": 5, "epsilon": 0.01,
+        "inner_iterations": 300, "outer_iterations": 1, "median": 1,
+    },
+}  # fmt: skip
+
+MIN_SIDE = 16
+
+
+def tvl1_flow(
+    frame0: torch.Tensor,
+    frame1: torch.Tensor,
+    *,
+    tau: float = 0.25,
+    lam: float = 0.15,
+    theta: float = 0.3,
+    scales: int = 5,
+    scale_step: float = 0.8,
+    warps: int = 5,
+    epsilon: float = 0.01,
+    inner_iterations: int = 30,
+    outer_iterations: int = 10,
+    median: int = 5,
+    initial_flow: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """TV-L1 optical flow from `frame0` to `frame1`, with the semantics of OpenCV's DualTVL1OpticalFlow.
+
+    Each pair stops by its own test, so the flow of a pair does not depend on the batch, nor on the number of threads.
+
+    Args:
+        frame0, frame1: gray frames (H, W), (N, H, W) or (N, 1, H, W), alike in shape, dtype and device, at least 16
+            pixels a side; uint8 0..255 or float nominally 0..1.
+        tau: time step of the dual iteration.
+        lam: weight of the data term; smaller gives a smoother flow.
+        theta: tightness of the coupling between data and smoothness term.
+        scales: levels of the pyramid at most; it ends before a side falls below 16 pixels.
+        scale_step: ratio of one level's size to the next finer one's, in (0, 1).
+        warps: warps of `frame1` per level.
+        epsilon: iterations stop when the mean squared change of the flow falls to epsilon^2 (pixels).
+        inner_iterations, outer_iterations: iterations between median filters, and how often these are run, per warp.
+        median: side of the median filter, 3 or 5; 0 or 1 for none.
+        initial_flow: flow to start from, in the shape of the result.
+
+    Returns:
+        Flow (2, H, W) or (N, 2, H, W), u right and v down in pixels: float32 for uint8 frames, else the frames' dtype
+        (computed in float32).
+
+    Raises:
+        MerFastError: frames that differ, too small, NaN or outside [-1, 2] (on a CPU; on a GPU, where no op waits for
+            the host, such a pair's flow is NaN), parameters out of range, or a gradient asked for: this op has none.
+
+    Source: Zach, Pock, Bischof, "A duality based approach for realtime TV-L1 optical flow", DAGM 2007.
+    """
+    given = dict(
+        tau=tau, lam=lam, theta=theta, scales=scales, scale_step=scale_step, warps=warps, epsilon=epsilon,
+        inner_iterations=inner_iterations, outer_iterations=outer_iterations, median=median,
+    )  # fmt: skip
+    _check_frames(frame0, frame1, initial_flow)
+    _check_parameters(given)
+    if runs_reference("tvl1_flow", frame0):
+        return reference.tvl1_flow(frame0, frame1, initial_flow=initial_flow, **given)
+    pair = [f.float() if f.is_floating_point() else f for f in (frame0, frame1)]
+    pair = [f[None] if f.dim() == 2 else f.squeeze(1) if f.dim() == 4 else f for f in pair]  # (N, H, W)
+    start = None if initial_flow is None else initial_flow.float()[None] if frame0.dim() == 2 else initial_flow.float()
+    flow = kernel("tvl1_flow")(*pair, start, *given.values())  # (N, 2, H, W)
+    flow = flow[0] if frame0.dim() == 2 else flow
+    return flow.to(frame0.dtype) if frame0.is_floating_point() else flow
+
+
+def _check_frames(frame0: torch.Tensor, frame1: torch.Tensor, initial_flow: torch.Tensor | None) -> None:
+    op = "tvl1_flow"
+    require_tensor(op, "frame0", frame0)
+    require_tensor(op, "frame1", frame1)
+    require_alike(op, "frame0", frame0, "frame1", frame1)
+    shape = frame0.shape
+    gray = frame0.dim() in (2, 3) or (frame0.dim() == 4 and shape[1] == 1)
+    require(gray, op, "frame0", "must have shape (H, W), (N, H, W) or (N, 1, H, W), got {}; convert colour to gray first", shape)
+    known = frame0.dtype == torch.uint8 or frame0.is_floating_point()
+    require(known, op, "frame0", "must be uint8 or a float tensor, got {}; convert it with .float()", frame0.dtype)
+    large = shape[-2] >= MIN_SIDE and shape[-1] >= MIN_SIDE
+    require(large, op, "frame0", "must be at least {} pixels a side, got {}x{}", MIN_SIDE, shape[-2], shape[-1])
+    differentiable = torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (frame0, frame1, initial_flow)
+    )
+    require(not differentiable, op, "frame0", "asks for a gradient, and TV-L1 flow has none; pass frame.detach()")
+    if initial_flow is not None:
+        require_tensor(op, "initial_flow", initial_flow)
+        wanted = (2, *shape) if frame0.dim() == 2 else (shape[0], 2, *shape[-2:])
+        right = tuple(initial_flow.shape) == wanted and initial_flow.is_floating_point()
+        require(right, op, "initial_flow", "must be a float tensor of shape {}, got {}", wanted, initial_flow.shape)
+        same = initial_flow.device == frame0.device
+        require(same, op, "initial_flow", "must be on {}, got {}", frame0.device, initial_flow.device)
+
+
+def _check_parameters(given: dict[str, Any]) -> None:
+    op = "tvl1_flow"
+    for name in ("tau", "lam", "theta"):
+        require(given[name] > 0, op, name, "must be positive, got {}", given[name])
+    require(0 < given["scale_step"] < 1, op, "scale_step", "must lie between 0 and 1, got {}", given["scale_step"])
+    require(given["epsilon"] >= 0, op, "epsilon", "must not be negative, got {}", given["epsilon"])
+    for name in ("scales", "warps", "inner_iterations", "outer_iterations"):
+        require(given[name] >= 1, op, name, "must be at least 1, got {}", given[name])
+    require(given["median"] in (0, 1, 3, 5), op, "median", "must be 3 or 5, or 0 or 1 for none, got {}", given["median"])
+
+
+def _fake(frame0: torch.Tensor, frame1: torch.Tensor, initial_flow: torch.Tensor | None, *parameters: Any) -> torch.Tensor:
+    return frame0.new_empty([frame0.shape[0], 2, *frame0.shape[1:]], dtype=torch.float32)
+
+
+def _vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+    tensors = [
+        None if x is None else fold_batch(x, d, info.batch_size) for x, d in zip(arguments[:3], in_dims[:3], strict=True)
+    ]
+    flow = kernel("tvl1_flow")(*tensors, *arguments[3:])
+    return flow.unflatten(0, (info.batch_size, flow.shape[0] // info.batch_size)), 0
+
+
+register("tvl1_flow", fake=_fake, vmap=_vmap)
