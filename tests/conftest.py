@@ -1,0 +1,34 @@
+"""Fixtures and options that every test file shares."""
+
+import pytest
+import torch
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="the long form: many random cases, huge tensors")
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if "full" in item.keywords and not config.getoption("--full"):
+            item.add_marker(pytest.mark.skip(reason="part of the long form; run `make test-full`"))
+        if "cuda" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request):
+    """Every device there is; a test that takes it runs on each."""
+    return request.param
+
+
+@pytest.fixture
+def many(request):
+    """Random cases an op: few by default, many in the long form."""
+    return 300 if request.config.getoption("--full") else 25
+
+
+@pytest.fixture(autouse=True)
+def fresh_seed(request):
+    """The same numbers for the same test, other numbers for other tests."""
+    torch.manual_seed(hash(request.node.nodeid) % 2**31)
