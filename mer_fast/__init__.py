@@ -6,8 +6,8 @@ clips. `mer_fast.info()` tells what runs here and why the rest does not.
 
 from . import ops, reference
 from ._info import info
+from ._version import __version__
 from .backends import backend
 from .errors import BackendError, MerFastError
 
-__version__ = "0.1.0"
-__all__ = ["BackendError", "MerFastError", "backend", "info", "ops", "reference"]
+__all__ = ["BackendError", "MerFastError", "__version__", "backend", "info", "ops", "reference"]

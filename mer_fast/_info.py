@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
 from typing import Any
 
 import torch
 
 from . import _library
+from ._version import __version__
 from .backends import current_backend, why_not
 from .ops._registry import OPS
 
@@ -15,9 +17,8 @@ from .ops._registry import OPS
 def _build() -> dict[str, Any]:
     if _library.MISSING is not None:
         return {"missing": _library.MISSING}
-    from . import _C
-
-    return dict(_C.build_facts())
+    compiled = importlib.import_module("mer_fast._C")
+    return dict(compiled.build_facts())
 
 
 def _devices() -> list[str]:
@@ -51,7 +52,7 @@ def info() -> dict[str, Any]:
             reason = why_not(op, name, device) or (_why_no_gpu() if device == "cuda" else None)
             ops[op][name] = reason or "ready"
     return {
-        "version": "0.1.0",
+        "version": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "devices": _devices(),

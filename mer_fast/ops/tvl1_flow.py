@@ -71,7 +71,7 @@ def tvl1_flow(
 
     Source: Zach, Pock, Bischof, "A duality based approach for realtime TV-L1 optical flow", DAGM 2007.
     """
-    given = dict(
+    given: dict[str, Any] = dict(
         tau=tau, lam=lam, theta=theta, scales=scales, scale_step=scale_step, warps=warps, epsilon=epsilon,
         inner_iterations=inner_iterations, outer_iterations=outer_iterations, median=median,
     )  # fmt: skip

@@ -1,0 +1,173 @@
+"""The command `mer-fast`. Bad input ends it with one line on stderr and exit code 1; a traceback means a bug."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import warnings
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mer_fast import console
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Facial micro-expression recognition made fast: flow, strain, temporal interpolation.",
+)  # fmt: skip
+
+
+class ApexMethod(str, Enum):
+    """How the apex is found."""
+
+    difference = "difference"
+    flow = "flow"
+
+
+class Region(str, Enum):
+    """What moves in the demo."""
+
+    brow = "brow"
+    eye = "eye"
+    mouth = "mouth"
+
+
+class Preset(str, Enum):
+    """Parameters of TV-L1, by whose defaults they are."""
+
+    opencv = "opencv"
+    ipol = "ipol"
+
+
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False) -> None:
+    """Show versions, devices and kernels, and why one is missing."""
+    import mer_fast
+
+    facts = mer_fast.info()
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        console.print_facts(facts)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("mer-fast-demo"),
+    seed: Annotated[int, typer.Option(help="Chooses the made clip.")] = 0,
+    amplitude: Annotated[float, typer.Option(help="How far the skin moves at most, in pixels of the clip.")] = 1.5,
+    region: Annotated[Region, typer.Option(help="What moves.")] = Region.mouth,
+) -> None:
+    """Plant a known motion in a face, measure it, and report how well that went."""
+    from mer_fast.analysis import analyze as run
+    from mer_fast.data import synthetic_clip, write_frames
+
+    with tempfile.TemporaryDirectory(prefix="mer-fast-demo-") as folder, console.progress() as progress:
+        frames = Path(folder) / "clip"
+        progress("Making the clip", 0, None)
+        write_frames(synthetic_clip(region.value, amplitude=amplitude, seed=seed), frames)
+        name = f"a made clip ({region.value}, {amplitude:g} pixels, seed {seed})"
+        analysis = run(frames, output=output, compare=True, name=name, progress=progress)
+    console.print_analysis(analysis, output)
+
+
+@app.command()
+def analyze(
+    video: Annotated[Path, typer.Argument(help="A video file, or a folder of images.")],
+    output: Annotated[Path | None, typer.Option(help="Folder for the report. [default: named after the video]")] = None,
+    onset: Annotated[int, typer.Option(help="Frame that motion is measured from, counted from 0.")] = 0,
+    detector: Annotated[str, typer.Option(help="lbp, opencv, a YuNet .onnx file, or the face box as x,y,width,height.")] = "lbp",
+    size: Annotated[int, typer.Option(help="Side of the face crop, in pixels.")] = 128,
+    frames: Annotated[int, typer.Option(help="Frames that temporal interpolation makes.")] = 10,
+    apex: Annotated[ApexMethod, typer.Option(help="How the apex is found.")] = ApexMethod.difference,
+    compare: Annotated[bool, typer.Option("--compare", help="Run OpenCV's TV-L1 on the same frames too.")] = False,
+) -> None:
+    """Find the face, the apex and the motion in a video, and write a report."""
+    from mer_fast.analysis import analyze as run
+
+    folder = output or default_output(video)
+    with console.progress() as progress:
+        analysis = run(
+            video, output=folder, onset=onset, detector=detector, size=size, num_frames=frames, apex_method=apex.value,
+            compare=compare, progress=progress,
+        )  # fmt: skip
+    console.print_analysis(analysis, folder)
+
+
+@app.command()
+def flow(
+    first: Annotated[Path, typer.Argument(help="The first image.")],
+    second: Annotated[Path, typer.Argument(help="The second image, of the same size.")],
+    output: Annotated[Path, typer.Option(help="File to write: .flo, .npz, or .png for a picture in colours.")],
+    preset: Annotated[Preset, typer.Option(help="Whose default parameters.")] = Preset.opencv,
+) -> None:
+    """Measure TV-L1 optical flow from one image to another."""
+    from mer_fast.data.flow_io import flow_ending, write_flow
+
+    flow_ending(output)  # before the work, not after
+    with console.progress() as progress:
+        progress("Measuring the motion", 0, None)
+        write_flow(output, _image_flow(first, second, preset.value))
+    typer.echo(f"{output}")
+
+
+def _image_flow(first: Path, second: Path, preset: str) -> npt.NDArray[np.float32]:
+    """TV-L1 flow (2, H, W) between two image files, in gray.
+
+    Raises:
+        MerFastError: a file is no image, or the two differ in size.
+    """
+    import torch
+
+    from mer_fast import ops
+    from mer_fast.data import to_gray
+    from mer_fast.data._capture import read_image
+    from mer_fast.errors import MerFastError
+
+    images = [to_gray(read_image(path)) for path in (first, second)]
+    sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in images]
+    if sizes[0] != sizes[1]:
+        raise MerFastError(f"{first} is {sizes[0]} and {second} is {sizes[1]}: flow needs two images of one size")
+    frames = [torch.from_numpy(image) for image in images]
+    return ops.tvl1_flow(frames[0], frames[1], **ops.TVL1_PRESETS[preset]).numpy()
+
+
+def default_output(video: Path) -> Path:
+    """The report folder of a video: named after it, in the current folder; `-report` is added where that is the video itself."""
+    name = video.resolve().stem if video.is_file() else video.resolve().name
+    folder = Path(name)
+    return Path(f"{name}-report") if folder.resolve() == video.resolve() else folder
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command and exits: 0, 1 on bad input, 2 on bad usage, 130 on Ctrl-C, 143 when asked to terminate."""
+    from mer_fast.errors import MerFastError
+
+    console.obey_signals()
+    warnings.showwarning = _show_warning
+    try:
+        app(arguments)
+    except console.Stopped as stop:
+        console.complain(stop.word)
+        sys.exit(stop.exit_code)
+    except MerFastError as error:
+        console.complain(str(error))
+        sys.exit(1)
+    except OSError as error:
+        console.complain(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+        sys.exit(1)
+
+
+def _show_warning(message: Warning | str, *unused: Any, **unused_too: Any) -> None:
+    console.complain(f"warning: {message}")
+
+
+if __name__ == "__main__":
+    main()
