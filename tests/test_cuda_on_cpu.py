@@ -73,7 +73,9 @@ def run(program, arguments, inputs, shape):
 
 # --- tim --------------------------------------------------------------------------------------------------------------
 # (outer, frames in, frames out, inner): one pixel, inner of 1, odd, whole packs, one frame, several blocks and tiles
-TIM_SHAPES = [(1, 3, 2, 1), (37, 9, 5, 1), (3, 5, 11, 7), (2, 7, 12, 20), (2, 1, 6, 8), (1, 6, 1, 12), (1, 5, 3, 1100), (3, 4, 37, 16)]
+TIM_SHAPES = [
+    (1, 3, 2, 1), (37, 9, 5, 1), (3, 5, 11, 7), (2, 7, 12, 20), (2, 1, 6, 8), (1, 6, 1, 12), (1, 5, 3, 1100), (3, 4, 37, 16)
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("tile", [4, 10, 16])
@@ -163,7 +165,7 @@ def test_optical_strain_at_its_corners(host, derivative):
 # --- the stand-in -----------------------------------------------------------------------------------------------------
 def test_barriers_do_not_compile(tmp_path):
     kernel = tmp_path / "barrier.cpp"
-    kernel.write_text('#include "cuda_host.h"\ntemplate <typename T> __global__ void kernel(T* x) { __syncthreads(); x[0] = 1; }\n')
+    kernel.write_text('#include "cuda_host.h"\ntemplate <typename T> __global__ void kernel(T* x) { __syncthreads(); *x = 1; }\n')
     done = compile_host(kernel, tmp_path / "barrier.o", "-c")
     assert done.returncode != 0
     assert "kernels with barriers or shuffles need fibers" in done.stderr

@@ -201,7 +201,10 @@ def test_random_sizes_and_parameters_follow_the_reference(many, device):
         size = generator.integers(16, 120, 2)
         frames = [f.to(device) for f in pair(*size, generator.uniform(-2, 2, 2).tolist(), seed=k)]
         expected = mer_fast.reference.tvl1_flow(*(f.double() / 255 for f in frames), **given)
-        assert_flow_near(ops.tvl1_flow(*frames, **given), expected)
+        # Odd parameters make some pairs ill-conditioned: rounding alone then moves pixels, the reference's own as well.
+        rounded = (mer_fast.reference.tvl1_flow(*frames, **given).double() - expected).norm(dim=0)
+        share, mean = (rounded <= 0.1).double().mean().item(), rounded.mean().item()
+        assert_flow_near(ops.tvl1_flow(*frames, **given), expected, min(0.95, share - 0.03), max(0.02, mean + 0.01))
 
 
 FRAMES = pair(20, 24)

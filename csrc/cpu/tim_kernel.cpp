@@ -25,7 +25,7 @@ class Ahead {
   explicit Ahead(const TimRun<Real>& run) : run_(run), at_(run.frames + run.pixels), end_(at_ + run.pixels) {}
 
   void line() {
-    __builtin_prefetch(at_);
+    __builtin_prefetch(at_, 0, 2);
     at_ += kLine;
     if (at_ >= end_) {
       end_ += run_.frame_stride;

@@ -101,11 +101,12 @@ inline Vec median25(const Vec (&a)[10], const Vec (&b)[10], const Vec (&c)[5]) {
   return median;
 }
 
-// Scratch rows: kTvl1MaxLanes floats, of which the last few are the border's left side, then the pixels.
+// Scratch rows: two pixels of border, at an aligned address, then the row.
 struct MedianRows {
+  static constexpr int kBorder = 2;
   float* base;
   int64_t stride;
-  float* row(int i) const { return base + i * stride + kTvl1MaxLanes; }
+  float* row(int i) const { return base + i * stride + kBorder; }
 };
 
 inline void copy_with_border(const float* source, int64_t width, int radius, float* target) {
@@ -145,7 +146,7 @@ inline void median_row5(const MedianRows& ring, const MedianRows& sorted, const 
 }
 
 inline void median_row3(const MedianRows& ring, const MedianRows& sorted, int64_t width, float* out) {
-  for (int64_t x = -1; x < width + 1; x += kLanes) {
+  for (int64_t x = -2; x < width + 1; x += kLanes) {
     Vec column[3];
     for (int i = 0; i < 3; ++i) column[i] = load(ring.row(i) + x);
     sort3(column);

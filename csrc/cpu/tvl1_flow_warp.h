@@ -86,8 +86,8 @@ inline void locate(const float* u, const float* v, int64_t x, int64_t y, const T
   }
 }
 
-// (I, I_x, I_y, 0) at one position.
-inline Pixel4 sample(const float* texture, int64_t stride, const Positions& p, int i, const Taps4 (&c)[4]) {
+// The four weighted columns of taps at one position: their sum is (I, I_x, I_y, 0).
+inline Taps4 sample(const float* texture, int64_t stride, const Positions& p, int i, const Taps4 (&c)[4]) {
   const float* corner = texture + (p.y[i] - 1 + kTvl1TexturePad) * stride + (p.x[i] - 1 + kTvl1TexturePad) * 4;
   Taps4 sum{};
   for (int tap = 0; tap < 4; ++tap) {
@@ -96,27 +96,30 @@ inline Pixel4 sample(const float* texture, int64_t stride, const Positions& p, i
     sum += row * p.weight[tap][i];
   }
   const float t = p.fraction[i];
-  sum *= c[0] + t * (c[1] + t * (c[2] + t * c[3]));
-  Pixel4 part[4];
-  std::memcpy(part, &sum, sizeof sum);
-  return (part[0] + part[1]) + (part[2] + part[3]);
-}
-
-// Four pixels of four channels to three channels of four pixels.
-inline void transpose(const Pixel4 (&in)[4], float* c0, float* c1, float* c2) {
-  const Pixel4 low01 = __builtin_shufflevector(in[0], in[1], 0, 4, 1, 5), low23 = __builtin_shufflevector(in[2], in[3], 0, 4, 1, 5);
-  const Pixel4 high01 = __builtin_shufflevector(in[0], in[1], 2, 6, 3, 7), high23 = __builtin_shufflevector(in[2], in[3], 2, 6, 3, 7);
-  const Pixel4 out[3] = {
-      __builtin_shufflevector(low01, low23, 0, 1, 4, 5), __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
-      __builtin_shufflevector(high01, high23, 0, 1, 4, 5)};
-  std::memcpy(c0, &out[0], sizeof(Pixel4));
-  std::memcpy(c1, &out[1], sizeof(Pixel4));
-  std::memcpy(c2, &out[2], sizeof(Pixel4));
+  return sum * (c[0] + t * (c[1] + t * (c[2] + t * c[3])));
 }
 
 struct Warped {
   float image[kLanes], gx[kLanes], gy[kLanes];
 };
+
+inline Taps4 add_halves(Taps4 a, Taps4 b) {
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+      __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+}
+
+// Sums the columns of four positions together, and sorts the sums by channel.
+inline void reduce(const Taps4 (&in)[4], Warped& out, int i) {
+  const Taps4 ab = add_halves(in[0], in[1]), cd = add_halves(in[2], in[3]);
+  const Taps4 sum = __builtin_shufflevector(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+      __builtin_shufflevector(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+  const Taps4 channels = __builtin_shufflevector(sum, sum, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const Pixel4 image = __builtin_shufflevector(channels, channels, 0, 1, 2, 3);
+  const Pixel4 gx = __builtin_shufflevector(channels, channels, 4, 5, 6, 7), gy = __builtin_shufflevector(channels, channels, 8, 9, 10, 11);
+  std::memcpy(out.image + i, &image, sizeof image);
+  std::memcpy(out.gx + i, &gx, sizeof gx);
+  std::memcpy(out.gy + i, &gy, sizeof gy);
+}
 
 // Fills the fields that stay fixed during the iterations of one warp, for every row of the band: unit gradient, residual
 // r0 = (I1w - I0 - grad . u) / |grad| and bound lambda theta |grad|, both times tau / theta as the flow is. Lanes beyond
@@ -135,9 +138,9 @@ inline void warp(const Band& band, const Tvl1Level& level, const float* texture,
       Warped warped;
       locate(row_u, row_v, x, y, level, 1.0f / scale, positions);
       for (int i = 0; i < kLanes; i += 4) {
-        Pixel4 pixels[4];
-        for (int k = 0; k < 4; ++k) pixels[k] = sample(texture, stride, positions, i + k, coefficients);
-        transpose(pixels, warped.image + i, warped.gx + i, warped.gy + i);
+        Taps4 taps[4];
+        for (int k = 0; k < 4; ++k) taps[k] = sample(texture, stride, positions, i + k, coefficients);
+        reduce(taps, warped, i);
       }
       const Vec gx = load(warped.gx), gy = load(warped.gy);
       const Vec square = gx * gx + gy * gy;

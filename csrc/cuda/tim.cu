@@ -34,13 +34,13 @@ void launch_width(const Tensor& clip, const Tensor& out, const TimShape& shape, 
   }
 }
 
-// The fewest tiles, and of those the smallest that holds the frames: a frame too many costs arithmetic only.
 template <typename Element>
 void launch_tile(const Tensor& clip, const Tensor& out, const TimShape& shape, bool adjoint) {
-  const Index frames = divide_up(shape.out, divide_up(shape.out, kTimMaxTile));
-  if (frames <= 4) return launch_width<Element, 4>(clip, out, shape, adjoint);
-  if (frames <= 10) return launch_width<Element, 10>(clip, out, shape, adjoint);
-  launch_width<Element, kTimMaxTile>(clip, out, shape, adjoint);
+  switch (tim_tile(shape.out)) {
+    case 4: return launch_width<Element, 4>(clip, out, shape, adjoint);
+    case 10: return launch_width<Element, 10>(clip, out, shape, adjoint);
+    default: return launch_width<Element, 16>(clip, out, shape, adjoint);
+  }
 }
 
 Tensor tim(const Tensor& clip_any, int64_t num_frames, int64_t dim, bool adjoint) {
