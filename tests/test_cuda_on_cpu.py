@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mer_fast import reference
+from mer_fast import _library, reference
 from mer_fast._library import kernel_folder
 
 from .kit import assert_near
@@ -169,3 +169,16 @@ def test_barriers_do_not_compile(tmp_path):
     done = compile_host(kernel, tmp_path / "barrier.o", "-c")
     assert done.returncode != 0
     assert "kernels with barriers or shuffles need fibers" in done.stderr
+
+
+# --- the library ------------------------------------------------------------------------------------------------------
+@pytest.mark.skipif(not _library.has_kernel("tim", "CUDA"), reason="this build has no CUDA half")
+def test_the_library_finds_torchs_stream_where_there_is_one():
+    """It loads into a torch without CUDA (it has, here), and libtorch.so leads to the stream in a torch that has it."""
+    readelf = shutil.which("readelf") or pytest.skip("needs readelf (binutils)")
+    library = os.environ.get("MER_FAST_LIBRARY", _library.PACKAGE / "_ops.so")
+    said = subprocess.run([readelf, "--wide", "--dynamic", "--dyn-syms", library], capture_output=True, text=True, check=True).stdout
+    assert "[libtorch.so]" in said
+    assert "libcuda" not in said
+    (stream,) = (line.split() for line in said.splitlines() if line.endswith(" aoti_torch_get_current_cuda_stream"))
+    assert "WEAK" in stream
