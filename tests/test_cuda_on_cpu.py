@@ -177,7 +177,8 @@ def test_the_library_finds_torchs_stream_where_there_is_one():
     """It loads into a torch without CUDA (it has, here), and libtorch.so leads to the stream in a torch that has it."""
     readelf = shutil.which("readelf") or pytest.skip("needs readelf (binutils)")
     library = os.environ.get("MER_FAST_LIBRARY", _library.PACKAGE / "_ops.so")
-    said = subprocess.run([readelf, "--wide", "--dynamic", "--dyn-syms", library], capture_output=True, text=True, check=True).stdout
+    command = [readelf, "--wide", "--dynamic", "--dyn-syms", library]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "[libtorch.so]" in said
     assert "libcuda" not in said
     (stream,) = (line.split() for line in said.splitlines() if line.endswith(" aoti_torch_get_current_cuda_stream"))

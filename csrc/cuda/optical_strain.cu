@@ -3,7 +3,9 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <limits>
 #include <string>
+#include <type_traits>
 
 #include "launch.h"
 
@@ -25,8 +27,8 @@ StrainShape shape_of(const Tensor& flow) {
   STD_TORCH_CHECK(flow.size(1) == 2, "optical_strain: flow must have 2 channels (u, v), got shape ", shape_text(flow));
   constexpr int64_t kLongest = std::numeric_limits<int32_t>::max() - kStrainRows;
   STD_TORCH_CHECK(
-      flow.size(2) <= kLongest && flow.size(3) <= kLongest, "optical_strain: flow has a side above 2^31 - 9 pixels, its shape is ",
-      shape_text(flow));
+      flow.size(2) <= kLongest && flow.size(3) <= kLongest,
+      "optical_strain: flow must have no side above 2^31 - 9 pixels, got shape ", shape_text(flow));
   return {flow.size(0), static_cast<int>(flow.size(2)), static_cast<int>(flow.size(3))};
 }
 

@@ -15,14 +15,20 @@ struct TimShape {  // clip (outer, in, inner) -> out (outer, out, inner)
 };
 
 constexpr int kTimThreads = 128;
-constexpr int kTimAhead = 4;      // input frames asked for before the first is used
-constexpr int kTimMaxTile = 16;   // output frames whose sums stay in registers
+constexpr int kTimAhead = 4;  // input frames asked for before the first is used
 
 // Pixels of a thread: with 16 frames, 64 float registers of sums. They are neighbours where the layout allows (a pack
 // moved at once: 16 bytes of float, 8 of half, 4 of uint8; wider packs would not fit), else a block's width apart.
 template <typename Element>
 __host__ __device__ constexpr int tim_pixels() {
   return sizeof(Compute<Element>) == 8 ? 2 : 4;
+}
+
+// Output frames whose sums a thread keeps in registers: the fewest tiles, and of those the smallest that holds their
+// frames (one too many costs arithmetic, not bytes).
+__host__ __device__ constexpr int tim_tile(Index out) {
+  const Index frames = divide_up(out, divide_up(out, 16));
+  return frames <= 4 ? 4 : frames <= 10 ? 10 : 16;
 }
 
 // Weights lie as (tile, input frame, row), a row being a tile's output frames padded to 4: a thread reads its row in
@@ -58,8 +64,9 @@ template <typename Real>
 __global__ void __launch_bounds__(kTimThreads) tim_weights(Real* __restrict__ weights, TimShape shape, int tile, bool adjoint) {
   const Index k = static_cast<Index>(blockIdx.x) * kTimThreads + threadIdx.x;
   if (k >= tim_weight_count(shape, tile)) return;
-  const int row = tim_row(tile), column = static_cast<int>(k % row);
-  const Index i = k / row % shape.in, t = k / row / shape.in * tile + column;
+  const int row = tim_row(tile);
+  const Index line = k / row, column = k - line * row, part = line / shape.in;
+  const Index i = line - part * shape.in, t = part * tile + column;
   const Index n = adjoint ? shape.out : shape.in, m = adjoint ? shape.in : shape.out;
   const Index from = adjoint ? t : i, to = adjoint ? i : t;
   const double s = m == 1 ? 0.0 : static_cast<double>(to) * (n - 1) / (m - 1);

@@ -13,7 +13,8 @@
 #define __launch_bounds__(...)
 
 // The threads of a block run one after another here, so what they would wait for has not happened yet.
-#define MER_FAST_NO_BARRIERS static_assert(false, "the CUDA stand-in runs threads one by one: kernels with barriers or shuffles need fibers")
+#define MER_FAST_NO_BARRIERS \
+  static_assert(false, "the CUDA stand-in runs threads one by one: kernels with barriers or shuffles need fibers")
 #define __syncthreads() MER_FAST_NO_BARRIERS
 #define __syncwarp(...) MER_FAST_NO_BARRIERS
 #define __shfl_sync(...) MER_FAST_NO_BARRIERS
