@@ -219,7 +219,7 @@ FRAMES = pair(20, 24)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda a, b: ops.tvl1_flow(a, b[:-1]), r"tvl1_flow: frame0 and frame1 must have one shape, got \(20, 24\) and \(19, 24\)"),
+        (lambda a, b: ops.tvl1_flow(a, b[:-1]), r"frame0 and frame1 must have one shape, got \(20, 24\) and \(19, 24\)"),
         (lambda a, b: ops.tvl1_flow(a, b.float()), "tvl1_flow: frame0 and frame1 must have one dtype"),
         (lambda a, b: ops.tvl1_flow(a[:15], b[:15]), "tvl1_flow: frame0 must be at least 16 pixels a side, got 15x24"),
         (lambda a, b: ops.tvl1_flow(a.long(), b.long()), "tvl1_flow: frame0 must be uint8 or a float tensor"),
@@ -232,8 +232,8 @@ FRAMES = pair(20, 24)
         (lambda a, b: ops.tvl1_flow(a, b, median=4), "tvl1_flow: median must be 3 or 5"),
         (lambda a, b: ops.tvl1_flow(a, b, warps=0), "tvl1_flow: warps must be at least 1"),
         (lambda a, b: ops.tvl1_flow(a, b, epsilon=-1), "tvl1_flow: epsilon must not be negative"),
-        (lambda a, b: ops.tvl1_flow(a, b, initial_flow=torch.zeros(2, 9, 9)), "tvl1_flow: initial_flow must be a float tensor of shape"),
-        (lambda a, b: ops.tvl1_flow(a, b, initial_flow=torch.full((2, 20, 24), float("nan"))), "tvl1_flow: initial_flow has NaN"),
+        (lambda a, b: ops.tvl1_flow(a, b, initial_flow=torch.zeros(2, 9, 9)), "initial_flow must be a float tensor of shape"),
+        (lambda a, b: ops.tvl1_flow(a, b, initial_flow=torch.full((2, 20, 24), float("nan"))), "initial_flow has NaN"),
         (lambda a, b: ops.tvl1_flow(a, b.numpy()), "tvl1_flow: frame1 must be a torch.Tensor"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -303,7 +304,8 @@ for path in sys.argv[1:]:
         print("refused")
 assert "OPENCV_FFMPEG_LOGLEVEL" not in os.environ
 """
-    result = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "OPENCV_FFMPEG_LOGLEVEL"}
+    result = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True, env=environment)
     assert result.stdout.split() == ["True", "refused", "refused"]
     assert result.stderr == ""
 

@@ -2,6 +2,13 @@
 
 #include "simd.h"
 
+// No row that a loop writes is one that it reads, which the compiler cannot see and must know to vectorise.
+#if defined(__clang__)
+#define MER_FAST_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define MER_FAST_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 namespace mer_fast::MER_ISA {
 
 namespace {
@@ -50,6 +57,7 @@ void combine_rows(const Real* plane, int64_t stride, int64_t y, Taps<Real> taps,
   const Real* here = plane + y * stride;
   const Real* before = taps.before != 0 ? here - stride : here;
   const Real* after = taps.after != 0 ? here + stride : here;
+  MER_FAST_INDEPENDENT
   for (int64_t x = 0; x < width; ++x) {
     out[x] = term(taps.before, before[x]) + term(taps.here, here[x]) + term(taps.after, after[x]);
   }
@@ -74,6 +82,7 @@ void along_row(Derivative kind, int64_t width, Pixel pixel) {
   general(0);
   general(1);
   const Taps<Real> diff = taps_at(2, difference<Real>), smooth = taps_at(2, smoothing<Real>);
+  MER_FAST_INDEPENDENT
   for (int64_t x = 2; x < width - 2; ++x) pixel(x, diff, smooth);
   general(width - 2);
   general(width - 1);
@@ -121,19 +130,27 @@ void backward(const StrainBand<Real>& band, const Real* grad, Real* grad_u, Real
     Real *on_ux = slot(y, 0), *on_vy = slot(y, 1), *on_shear = slot(y, 2);
     const Real* g = grad + y * width;
     strain_row(band, y, scratch, [&](int64_t x, Real ux, Real vy, Real shear) {
+      on_ux[x] = ux;
+      on_vy[x] = vy;
+      on_shear[x] = shear;
+    });
+    MER_FAST_INDEPENDENT
+    for (int64_t x = 0; x < width; ++x) {
+      const Real ux = on_ux[x], vy = on_vy[x], shear = on_shear[x];
       const Real strain = root(ux * ux + vy * vy + band.shear * shear * shear);
       const Real scale = strain != 0 ? g[x] / strain : Real(0);
       on_ux[x] = scale * ux;
       on_vy[x] = scale * vy;
       on_shear[x] = scale * band.shear * shear;
-    });
+    }
   };
   Real *smooth_ux = scratch, *diff_shear = scratch + width, *smooth_shear = scratch + 2 * width, *diff_vy = scratch + 3 * width;
   const auto combine = [&](int64_t y, int field, Taps<Real> taps, Real* out) {
     const Real* here = slot(y, field);
     const Real* before = taps.before != 0 ? slot(y - 1, field) : here;
     const Real* after = taps.after != 0 ? slot(y + 1, field) : here;
-    for (int64_t x = 0; x < width; ++x) {
+    MER_FAST_INDEPENDENT
+  for (int64_t x = 0; x < width; ++x) {
     out[x] = term(taps.before, before[x]) + term(taps.here, here[x]) + term(taps.after, after[x]);
     }
   };

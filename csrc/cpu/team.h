@@ -25,7 +25,7 @@ struct Team {
 #if defined(__x86_64__)
       __builtin_ia32_pause();
 #endif
-      if (spins > 20000) sched_yield();  // more threads than cores: let the one we wait for run
+      if (spins > 2000) sched_yield();  // more threads than cores: let the one we wait for run
     }
   }
 };

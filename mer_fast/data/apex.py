@@ -14,8 +14,9 @@ from mer_fast.data._capture import Frame
 from mer_fast.data._optional import require
 from mer_fast.errors import MerFastError
 
+_Fields = npt.NDArray[np.float64]
 # How far each of a batch of frames (N, H, W) is from the onset: (N,).
-_Score = Callable[[Frame], npt.NDArray[np.float64]]
+_Score = Callable[[Frame], _Fields]
 
 _COARSE_SIDE = 64
 _KEPT = 0.98  # of the pixels, the slowest
@@ -40,11 +41,11 @@ def spot_apex(
     """Finds the apex in a stream of aligned face crops; memory for `batch` frames.
 
     "difference" is the standard deviation over pixels of I_k - I_onset (Xia et al., IEEE TMM 2020) of blurred frames of 64
-    pixels. "flow" is the mean magnitude of the TV-L1 flow from the onset, less its median over the frame, which takes a movement
-    of the whole head away, and without the fastest 2% of the pixels: noise throws a few by many pixels, and on a weak
-    expression these decide the maximum, or the mean of a top tenth. Either works on frames from which the part of the change
-    that light explains is taken away, and smooths its curve over five frames. Movements below about 0.4 pixels of the crop
-    drown in sensor noise for "flow", not for "difference".
+    pixels, without the part that a small shift of the head explains. "flow" is the mean magnitude of the TV-L1 flow from the
+    onset, less its median over the frame, which takes a shift of the head away, and without the fastest 2% of the pixels: noise
+    throws a few by many pixels, and on a weak expression these would decide a maximum, or the mean of a top tenth. Either works
+    on frames without the part of the change that light explains (a smooth surface, and a gain), and smooths its curve over
+    five frames. On movements below half a pixel of the crop "difference" is the steadier one.
 
     Blinks and turns of the head are larger than most micro-expressions: give the part of a long video that holds one.
 
@@ -70,6 +71,7 @@ def spot_apex(
         score = _METHODS[method](reference)
         while chunk := list(islice(stream, batch)):
             values.extend(score(np.stack(chunk)))
+            chunk.clear()  # before the next frames are read
             if progress is not None:
                 progress(onset + 1 + len(values))
     if not values:
@@ -92,28 +94,32 @@ def _checked(frames: Iterable[Frame]) -> Iterator[Frame]:
         yield frame
 
 
-class _Lighting:
-    """The part of a change since the onset that light explains: a quadratic surface, and a gain of the onset frame."""
+class _Unexplained:
+    """Changes since the onset, less what light explains (a cubic surface, and a gain of the onset frame), and other patterns."""
 
-    def __init__(self, onset: npt.NDArray[np.float64]) -> None:
-        rows, columns = (axis.ravel() for axis in np.meshgrid(*(np.linspace(-1, 1, n) for n in onset.shape), indexing="ij"))
-        light = [np.ones(onset.size), columns, rows, columns * columns, columns * rows, rows * rows, onset.ravel()]
+    def __init__(self, onset: _Fields, *patterns: _Fields) -> None:
+        y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in onset.shape), indexing="ij")
+        surface = [x**i * y**j for i in range(4) for j in range(4 - i)]
         # Singular vectors rather than QR: a flat onset, or a frame of few pixels, makes the columns dependent.
-        vectors, strengths, _ = np.linalg.svd(np.stack(light, 1), full_matrices=False)
+        columns = np.stack([column.ravel() for column in (*surface, onset, *patterns)], 1)
+        vectors, strengths, _ = np.linalg.svd(columns, full_matrices=False)
         self._onset = onset
         self._basis = vectors[:, strengths > 1e-9 * strengths[0]]
 
-    def changes(self, frames: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """I_k - I_onset without that part: (N, H, W) -> (N, H, W)."""
+    def __call__(self, frames: _Fields) -> _Fields:
+        """(N, H, W) -> what is left of I_k - I_onset, (N, H, W)."""
         change = (frames - self._onset).reshape(len(frames), -1)
         return (change - (change @ self._basis) @ self._basis.T).reshape(frames.shape)
 
 
 def _difference(reference: Frame) -> _Score:
-    lighting = _Lighting(_coarse(reference))
+    onset = _coarse(reference)
+    # To first order, a head that shifts changes a pixel by its gradient.
+    shifts = np.gradient(onset) if min(onset.shape) > 1 else []
+    unexplained = _Unexplained(onset, *shifts)
 
-    def score(frames: Frame) -> npt.NDArray[np.float64]:
-        return np.std(lighting.changes(np.stack([_coarse(frame) for frame in frames])), axis=(1, 2))
+    def score(frames: Frame) -> _Fields:
+        return np.std(unexplained(np.stack([_coarse(frame) for frame in frames])), axis=(1, 2))
 
     return score
 
@@ -124,11 +130,11 @@ def _flow(reference: Frame) -> _Score:
     from mer_fast import ops
 
     onset = reference / 255
-    lighting = _Lighting(onset)
+    unexplained = _Unexplained(onset)
 
-    def score(frames: Frame) -> npt.NDArray[np.float64]:
+    def score(frames: Frame) -> _Fields:
         # TV-L1 takes brightness to be constant, and would explain a change of light by movement.
-        relit = onset + lighting.changes(frames / 255)
+        relit = onset + unexplained(frames / 255)
         first, second = (torch.from_numpy(part.astype(np.float32)) for part in (np.broadcast_to(onset, relit.shape), relit))
         flow = ops.tvl1_flow(first, second).flatten(2)
         speed = (flow - flow.median(dim=2, keepdim=True).values).norm(dim=1)
@@ -141,7 +147,7 @@ def _flow(reference: Frame) -> _Score:
 _METHODS: dict[str, Callable[[Frame], _Score]] = {"difference": _difference, "flow": _flow}
 
 
-def _coarse(frame: Frame) -> npt.NDArray[np.float64]:
+def _coarse(frame: Frame) -> _Fields:
     cv2 = require("cv2")
     scale = _COARSE_SIDE / max(frame.shape)
     if scale < 1:
@@ -150,7 +156,7 @@ def _coarse(frame: Frame) -> npt.NDArray[np.float64]:
     return cv2.GaussianBlur(frame.astype(np.float64), (0, 0), 1.0)
 
 
-def _smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _smoothed(values: _Fields) -> _Fields:
     """A five-frame binomial mean; at the ends, of the frames there are."""
     half = len(_SMOOTHING) // 2
     total = np.convolve(values, _SMOOTHING)[half:-half]

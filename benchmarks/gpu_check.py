@@ -1,0 +1,258 @@
+"""`make gpu-check`: builds, tests and times mer_fast on a machine with an NVIDIA GPU, with that machine's own python3.
+
+Needs torch 2.11 or later with CUDA, nvcc, setuptools, pybind11, cmake and pytest; no network and no virtual environment.
+Writes `results/<gpu>.json`, of the same form as `results/cpu.json`. Nothing is timed after a failed build or test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+sys.path.insert(0, str(ROOT))
+
+try:
+    import torch
+except ImportError:
+    sys.exit(f"gpu-check: {sys.executable} has no torch; run it with a python3 that has torch 2.11 or later, with CUDA")
+
+if TYPE_CHECKING:
+    from benchmarks.cases import Case
+    from benchmarks.measure import Ceilings
+
+COMPILED = "torch.compile"  # in the name of a rival that has to be compiled first
+COMPILE_UNTIL = 360.0  # seconds from the start after which none is any more
+TESTS_WITHIN = 300  # seconds
+SHORT = 1e-4  # seconds; below it a call is also timed in a CUDA graph
+
+
+# --- what is timed ----------------------------------------------------------------------------------------------------
+def at_dtype(case: Case, dtype: torch.dtype) -> Case:
+    """The case with its inputs in a 16-bit dtype."""
+    return replace(
+        case,
+        shape=f"{case.shape}, {str(dtype).removeprefix('torch.')}",
+        inputs=lambda device: tuple(x.to(dtype) for x in case.inputs(device)),
+        bytes_moved=case.bytes_moved // 2,
+    )
+
+
+def tim_of_bytes(case: Case, frames: int) -> Case:
+    """The TIM case on uint8 frames; the rival rounds and saturates as the op does."""
+    from benchmarks.rivals import Rival
+    from mer_fast.reference import tim_weights
+
+    def product(clip: torch.Tensor) -> Callable[[], Any]:
+        weights = tim_weights(clip.shape[0], frames).T.to(clip.device, torch.float32).contiguous()
+        flat = clip.view(clip.shape[0], -1)
+        return lambda: (weights @ flat.float()).round().clamp(0, 255).to(torch.uint8)
+
+    return replace(
+        case,
+        shape=f"{case.shape}, uint8",
+        inputs=lambda device: tuple((255 * x).to(torch.uint8) for x in case.inputs(device)),
+        rivals=(Rival("matrix product (PyTorch)", product, ("cuda",)),),
+        bytes_moved=case.bytes_moved // 4,
+    )
+
+
+def gpu_cases() -> dict[str, list[Case]]:
+    """The CPU's cases of the ops with a CUDA kernel, and larger ones that fill a GPU, in the dtypes that travel there."""
+    from benchmarks.cases import CASES, optical_strain_case, tim_case
+    from mer_fast.ops._registry import OPS
+
+    tim, back = tim_case(60, 10, 1792, 1792), tim_case(10, 60, 1792, 1792)  # the pixels of 64 clips of 224x224
+    strain, gradient = (optical_strain_case(1024, 224, backward=backward) for backward in (False, True))
+    larger = {
+        "tim": [tim, at_dtype(tim, torch.float16), tim_of_bytes(tim, 10), back],
+        "optical_strain": [strain, at_dtype(strain, torch.float16), gradient],
+    }
+    return {op: [*CASES.get(op, ()), *larger.get(op, [])] for op, entry in OPS.items() if "cuda" in entry.kernels}
+
+
+# --- timing -----------------------------------------------------------------------------------------------------------
+def measure_case(case: Case, timer: Any, ceilings: Ceilings, device: str, may_compile: Callable[[], bool]) -> dict[str, Any]:
+    """One entry of the results: every candidate of the case, in turn."""
+    from benchmarks.cases import OURS
+    from benchmarks.measure import figures
+    from benchmarks.rivals import MissingRival
+    from benchmarks.table import ranked
+
+    ready: dict[str, Callable[[], Any]] = {}
+    missing: dict[str, str] = {}
+    for name in case.names(device):
+        if COMPILED in name and not may_compile():
+            missing[name] = "left out, for time"
+            continue
+        try:
+            ready[name] = case.candidate(name, device)
+        except MissingRival as reason:
+            missing[name] = str(reason)
+    timings = timer(ready)
+    found: dict[str, Any] = {
+        "op": case.op,
+        "shape": case.shape,
+        "seconds": {name: timing.seconds for name, timing in timings.items()},
+        "rounds": {name: timing.rounds for name, timing in timings.items()},
+        "missing": missing,
+    }
+    if timings[OURS].seconds < SHORT:
+        found["graph_seconds"] = {OURS: timer.replayed(ready[OURS])}
+    best = ranked(found)
+    if best:
+        found["best_rival"], found["ratio"] = best[0]
+    return found | figures(case, found["seconds"][OURS], ceilings)
+
+
+# --- the machine, the build, the tests --------------------------------------------------------------------------------
+def slug(gpu: str) -> str:
+    """`NVIDIA GeForce RTX 4090` -> `geforce-rtx-4090`: the name of the results."""
+    return re.sub(r"[^a-z0-9]+", "-", gpu.lower().replace("nvidia", "")).strip("-")
+
+
+def told(*command: str) -> str:
+    """The first line that a command says, or "unknown"."""
+    if shutil.which(command[0]) is None:
+        return "unknown"
+    done = subprocess.run(command, capture_output=True, text=True)
+    lines = done.stdout.strip().splitlines()
+    return lines[0].strip() if done.returncode == 0 and lines else "unknown"
+
+
+def nvcc_version() -> str:
+    done = subprocess.run(["nvcc", "--version"], capture_output=True, text=True) if shutil.which("nvcc") else None
+    found = re.search(r"V(\d+\.\d+\.\d+)", done.stdout) if done else None
+    return found[1] if found else "unknown"
+
+
+def gpu() -> dict[str, Any]:
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "kind": "cuda",
+        "name": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "l2_bytes": properties.L2_cache_size,
+        "driver": told("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+    }
+
+
+def build() -> bool:
+    """Builds in place, for every architecture that ships."""
+    environment = {**os.environ, "MER_FAST_CUDA": "1", "MAX_JOBS": str(os.cpu_count() or 1)}
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+    return subprocess.run(command, cwd=ROOT, env=environment).returncode == 0
+
+
+def run_tests() -> dict[str, Any]:
+    """The test-suite on CUDA: how many tests passed, failed (errors too), were skipped, and seconds."""
+    begun = time.monotonic()
+    command = [sys.executable, "-m", "pytest", "tests", "-m", "cuda", "-p", "no:cacheprovider"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=TESTS_WITHIN)
+    except subprocess.TimeoutExpired:
+        raise SystemExit(f"gpu-check: the tests took longer than {TESTS_WITHIN} s; nothing was timed") from None
+    print(done.stdout)
+    return {**outcome(done.stdout), "ok": done.returncode == 0, "seconds": round(time.monotonic() - begun, 1)}
+
+
+def outcome(report: str) -> dict[str, int]:
+    """The counts in the last line of pytest's report."""
+    counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)", report.strip().splitlines()[-1])}
+    return {
+        "passed": counts.get("passed", 0),
+        "failed": counts.get("failed", 0) + counts.get("error", 0),
+        "skipped": counts.get("skipped", 0),
+    }
+
+
+def why_not() -> str | None:
+    """Why this machine cannot run the check, in one line."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is a build without CUDA; use a python3 whose torch has it"
+    if not torch.cuda.is_available():
+        return "torch sees no NVIDIA GPU; check the driver with nvidia-smi"
+    return None
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+def check(options: argparse.Namespace, begun: float) -> dict[str, Any]:
+    """What is written. The library is built by now: this is where mer_fast is imported first."""
+    from benchmarks import environment
+    from benchmarks.gpu_timer import DeviceTimer, gpu_ceilings
+
+    chosen = gpu_cases()
+    if options.only is not None:
+        if options.only not in chosen:
+            raise SystemExit(f"gpu-check: --only {options.only}: the ops with a CUDA kernel are {', '.join(chosen)}")
+        chosen = {options.only: chosen[options.only]}
+    tests = None if options.skip_tests else run_tests()
+    if tests is not None and not tests["ok"]:
+        raise SystemExit("gpu-check: tests failed; nothing was timed")
+    timer = DeviceTimer()
+    ceilings, bfloat16 = gpu_ceilings(timer)
+    def may_compile() -> bool:
+        return not options.no_compile and time.monotonic() - begun < COMPILE_UNTIL
+
+    cases = [case for of_op in chosen.values() for case in of_op]
+    return {
+        "device": gpu(),
+        "versions": {
+            **environment.versions(), "CUDA": torch.version.cuda, "nvcc": nvcc_version(), "Python": sys.version.split()[0],
+        },
+        "commit": environment.commit(),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "tests": tests,
+        "ceilings": {
+            "copy_gb_per_s": ceilings.copy / 1e9,
+            "product_gflop_per_s": ceilings.product / 1e9,
+            "bfloat16_product_gflop_per_s": bfloat16 / 1e9,
+        },
+        "cases": [measure_case(case, timer, ceilings, "cuda", may_compile) for case in cases],
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--skip-build", action="store_true", help="use the library that is there")
+    parser.add_argument("--skip-tests", action="store_true", help="time without testing; the results then say `tests: null`")
+    parser.add_argument("--no-compile", action="store_true", help="leave the rivals that torch.compile makes out")
+    parser.add_argument("--only", metavar="OP", help="time one op; prints its table and writes nothing")
+    options = parser.parse_args(arguments)
+    reason = why_not()
+    if reason is not None:
+        print(f"gpu-check: {reason}", file=sys.stderr)
+        return 1
+    begun = time.monotonic()
+    if not options.skip_build and not build():
+        print("gpu-check: the build failed; nothing was tested or timed", file=sys.stderr)
+        return 1
+    result = check(options, begun)
+    from benchmarks.table import render
+
+    print(render([result]))
+    if options.only is None:
+        RESULTS.mkdir(exist_ok=True)
+        target = RESULTS / f"{slug(result['device']['name'])}.json"
+        target.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"\ngpu-check: wrote {target.relative_to(ROOT)}")
+    print(f"gpu-check: {time.monotonic() - begun:.0f} s in all")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
