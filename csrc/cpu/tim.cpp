@@ -15,6 +15,9 @@
 namespace mer_fast {
 namespace {
 
+// Bytes a thread must have to work on. A second thread saves a millisecond on a clip of this size, and costs up to eight
+// where its core is held by another library's spinning threads, as NumPy's are for a while after every matrix product.
+constexpr int64_t kWorthAThread = 32 << 20;
 constexpr double kPi = 3.14159265358979323846;
 
 // 1/2 + sum_{k=1}^{n-1} cos(k theta)
@@ -96,7 +99,8 @@ void interpolate(Element type, const char* clip, char* out, const Layout& s, con
   // A run of every frame stays in the second-level cache; runs are long enough to stream.
   const int64_t run = std::clamp<int64_t>(65536 / (s.in + s.out) / kTimAlign * kTimAlign, kTimAlign, 1024);
   const bool direct_type = type == (sizeof(Real) == 8 ? Element::f64 : Element::f32);
-  torch::stable::parallel_for(0, (pixels + run - 1) / run, 8, [&](int64_t first, int64_t last) {
+  const int64_t grain = std::max<int64_t>(1, kWorthAThread / (run * (s.in + s.out) * static_cast<int64_t>(sizeof(Real))));
+  torch::stable::parallel_for(0, (pixels + run - 1) / run, grain, [&](int64_t first, int64_t last) {
     std::vector<Real> rows, results;
     for (int64_t k = first; k < last; ++k) {
       const int64_t begin = k * run, count = std::min(run, pixels - begin);
