@@ -42,7 +42,11 @@ py::array_t<float> tvl1_flow(
         {tau, lam, theta, scales, scale_step, warps, epsilon, inner_iterations, outer_iterations, median},
         a.data(), b.data(), bytes, nullptr, planes.mutable_data(), 1, height, width};
     py::gil_scoped_release release;
-    mer_fast::tvl1_flow_batch(batch);
+    try {
+      mer_fast::tvl1_flow_batch(batch);
+    } catch (const std::runtime_error& error) {
+      throw py::value_error(error.what());
+    }
   }
   // (2, H, W) in memory, (H, W, 2) to see: no copy.
   const int64_t item = sizeof(float);

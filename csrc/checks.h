@@ -3,14 +3,28 @@
 
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
+#include <sstream>
+#include <stdexcept>
 #include <string>
+
+// Raises RuntimeError with the words given, and nothing of the source file, unless `condition` holds.
+#define MER_FAST_CHECK(condition, ...)                                     \
+  do {                                                                     \
+    if (!(condition)) throw std::runtime_error(::mer_fast::words(__VA_ARGS__)); \
+  } while (false)
 
 namespace mer_fast {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+template <typename... Words>
+std::string words(const Words&... all) {
+  std::ostringstream text;
+  (text << ... << all);
+  return text.str();
+}
 
 inline std::string shape_text(const Tensor& t) {
   std::string text = "(";
@@ -21,7 +35,7 @@ inline std::string shape_text(const Tensor& t) {
 }
 
 inline void check_rank(const char* op, const char* name, const Tensor& t, int64_t rank) {
-  STD_TORCH_CHECK(t.dim() == rank, op, ": ", name, " must have ", rank, " dimensions, got shape ", shape_text(t));
+  MER_FAST_CHECK(t.dim() == rank, op, ": ", name, " must have ", rank, " dimensions, got shape ", shape_text(t));
 }
 
 inline void check_same_shape(const char* op, const char* name_a, const Tensor& a, const char* name_b, const Tensor& b) {
@@ -29,17 +43,17 @@ inline void check_same_shape(const char* op, const char* name_a, const Tensor& a
   for (int64_t d = 0; same && d < a.dim(); ++d) {
     same = a.size(d) == b.size(d);
   }
-  STD_TORCH_CHECK(
+  MER_FAST_CHECK(
       same, op, ": ", name_a, " and ", name_b, " must have one shape, got ", shape_text(a), " and ", shape_text(b));
 }
 
 inline void check_same_dtype(const char* op, const char* name_a, const Tensor& a, const char* name_b, const Tensor& b) {
-  STD_TORCH_CHECK(
+  MER_FAST_CHECK(
       a.scalar_type() == b.scalar_type(), op, ": ", name_a, " and ", name_b, " must have one dtype; convert one with .to()");
 }
 
 inline void check_same_device(const char* op, const char* name_a, const Tensor& a, const char* name_b, const Tensor& b) {
-  STD_TORCH_CHECK(
+  MER_FAST_CHECK(
       a.is_cuda() == b.is_cuda() && a.get_device_index() == b.get_device_index(),
       op, ": ", name_a, " and ", name_b, " must be on one device; move one with .to()");
 }

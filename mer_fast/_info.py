@@ -17,7 +17,10 @@ from .ops._registry import OPS
 def _build() -> dict[str, Any]:
     if _library.MISSING is not None:
         return {"missing": _library.MISSING}
-    compiled = importlib.import_module("mer_fast._C")
+    try:
+        compiled = importlib.import_module("mer_fast._C")
+    except ImportError as error:
+        return {"missing": f"mer_fast._C does not load ({error}); rebuild with `pip install .`"}
     return dict(compiled.build_facts())
 
 

@@ -34,6 +34,7 @@ from mer_fast.errors import MerFastError, VideoError
 from mer_fast.report import report_folder, write_report
 
 MAX_TIM_FRAMES = 256  # of the span from onset to apex; a longer one is thinned out, so that memory does not grow with it
+_MAX_SIZE, _MAX_LENGTH = 2048, 4096  # pixels of the crop's side, frames written
 _MIN_SIZE = 16  # TV-L1's
 
 Frame = npt.NDArray[np.uint8]
@@ -138,9 +139,11 @@ def analyze(
     Warns:
         TruncatedVideoWarning: the video ends before it says; it is analysed as far as it reads.
     """
-    for argument, value, least in (("size", size, _MIN_SIZE), ("num_frames", num_frames, 1), ("onset", onset, 0)):
-        if value < least:
-            raise MerFastError(f"{argument} must be at least {least}, got {value}")
+    for argument, value, least, most in (
+        ("size", size, _MIN_SIZE, _MAX_SIZE), ("num_frames", num_frames, 1, _MAX_LENGTH), ("onset", onset, 0, 2**31),
+    ):  # fmt: skip
+        if not least <= value <= most:
+            raise MerFastError(f"{argument} must lie between {least} and {most}, got {value}")
     source = Video(video)
     find = make_detector(detector)
     if output is not None and os.path.realpath(output) == os.path.realpath(video):

@@ -20,16 +20,17 @@ _BUILT = {(op, device) for op in OPS for device in ("cpu", "cuda") if _library.h
 
 def _checked(name: str) -> str:
     if name not in BACKENDS:
-        raise BackendError(f"backend: {name!r} is not one of {', '.join(BACKENDS)}")
+        raise BackendError(f"backend (or MER_FAST_BACKEND): {name!r} is not one of {', '.join(BACKENDS)}")
     return name
 
 
-_current: str = _checked(os.environ.get("MER_FAST_BACKEND", "auto"))
+# Checked when an op runs, so that a mistake in it never keeps the package from being imported.
+_current: str = os.environ.get("MER_FAST_BACKEND") or "auto"
 
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Runs the ops inside with one implementation.
+    """Runs the ops inside with one implementation, in every thread of the process.
 
     Args:
         name: "auto" (the kernel of the tensor's device), "reference" (plain PyTorch, any device), "cpu", "cuda" or
@@ -72,7 +73,7 @@ def runs_reference(op: str, tensor: torch.Tensor) -> bool:
     Raises:
         BackendError: no kernel applies; says what there is and why each does not.
     """
-    if _current == "reference":
+    if _checked(_current) == "reference":
         return True
     device = tensor.device.type
     wanted = OPS[op].kernels if _current == "auto" else (_current,)

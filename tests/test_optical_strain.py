@@ -93,6 +93,12 @@ def test_nan_stays_where_derivatives_touch_it(device):
     assert out[0, 0, 4, [3, 5]].isnan().all()
 
 
+def test_a_side_of_one_pixel_has_no_derivative_even_of_nan(device):
+    flow = torch.full((1, 2, 1, 1), float("nan"), device=device)
+    for function in (ops.optical_strain, mer_fast.reference.optical_strain):
+        assert function(flow).item() == 0
+
+
 def test_random_shapes(many):
     @settings(max_examples=many, deadline=None, suppress_health_check=list(HealthCheck))
     @given(

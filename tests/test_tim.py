@@ -127,7 +127,9 @@ def test_indexes_beyond_32_bits():
         (lambda x: (x.long(), 3), "tim: clip must be uint8 or a float tensor"),
         (lambda x: (x[:0], 3), "tim: clip has no frame"),
         (lambda x: (x, 0), "tim: num_frames must be at least 1"),
-        (lambda x: (x[0], 3), "tim: dim -4 is not a dimension"),
+        (lambda x: (x[0], 3), "tim: dim must be at least -3"),
+        (lambda x: (x, 3.5), "tim: num_frames must be a whole number"),
+        (lambda x: (x.to(torch.float8_e4m3fn), 3), "tim: clip must be uint8 or a float tensor"),
         (lambda x: (x.numpy(), 3), "tim: clip must be a torch.Tensor, got ndarray"),
     ],
 )

@@ -182,6 +182,12 @@ def test_numpy_door_is_in_opencvs_convention():
     assert np.array_equal(flow.transpose(2, 0, 1), ops.tvl1_flow(*frames, **QUICK).numpy())
     sliced = [np.repeat(np.repeat(f.numpy(), 2, 0), 2, 1)[::2, ::2] for f in frames]
     assert np.array_equal(_C.tvl1_flow(*sliced, scales=2, warps=2), flow)
+    for bad, message in (({"scale_step": 2.0}, "scale_step"), ({"median": 25}, "median"), ({"tau": 0.0}, "tau")):
+        with pytest.raises(ValueError, match=f"tvl1_flow: {message} must"):
+            _C.tvl1_flow(*(f.numpy() for f in frames), **bad)
+    for fault, message in ((float("nan"), "frame0 has NaN"), (9.0, "frame0 has values outside")):
+        with pytest.raises(ValueError, match=f"^tvl1_flow: {message}"):
+            _C.tvl1_flow(np.full((20, 20), fault, np.float32), np.zeros((20, 20), np.float32))
     with pytest.raises(ValueError, match="one size"):
         _C.tvl1_flow(frames[0].numpy(), frames[1].numpy()[:-1])
 
@@ -227,17 +233,25 @@ FRAMES = pair(20, 24)
         (lambda a, b: ops.tvl1_flow(a.float(), b.float()), r"tvl1_flow: frame0 has values outside \[-1, 2\].*divide"),
         (lambda a, b: ops.tvl1_flow(a / 255, b / 255 * float("nan")), "tvl1_flow: frame1 has NaN"),
         (lambda a, b: ops.tvl1_flow((a / 255).requires_grad_(), b / 255), "asks for a gradient"),
-        (lambda a, b: ops.tvl1_flow(a, b, tau=0), "tvl1_flow: tau must be positive"),
+        (lambda a, b: ops.tvl1_flow(a, b, tau=0), "tvl1_flow: tau must lie between"),
         (lambda a, b: ops.tvl1_flow(a, b, scale_step=1.0), "tvl1_flow: scale_step must lie between 0 and 1"),
         (lambda a, b: ops.tvl1_flow(a, b, median=4), "tvl1_flow: median must be 3 or 5"),
         (lambda a, b: ops.tvl1_flow(a, b, warps=0), "tvl1_flow: warps must be at least 1"),
         (lambda a, b: ops.tvl1_flow(a, b, epsilon=-1), "tvl1_flow: epsilon must not be negative"),
         (lambda a, b: ops.tvl1_flow(a, b, initial_flow=torch.zeros(2, 9, 9)), "initial_flow must be a float tensor of shape"),
-        (lambda a, b: ops.tvl1_flow(a, b, initial_flow=torch.full((2, 20, 24), float("nan"))), "initial_flow has NaN"),
+        (lambda a, b: ops.tvl1_flow(a, b, initial_flow=a.expand(2, -1, -1) * float("nan")), "initial_flow has NaN"),
+        (lambda a, b: ops.tvl1_flow(a, b, initial_flow=(a + 1.0).expand(2, -1, -1) * float("inf")), "NaN or infinite"),
+        (lambda a, b: ops.tvl1_flow(a, b, warps=2**32), "tvl1_flow: warps must be at least 1 .and below 2.31."),
+        (lambda a, b: ops.tvl1_flow(a, b, warps=1.5), "tvl1_flow: warps must be a whole number"),
+        (lambda a, b: ops.tvl1_flow(a, b, tau=float("inf")), "tvl1_flow: tau must lie between"),
+        (lambda a, b: ops.tvl1_flow(a, b, theta=1e-50), "tvl1_flow: theta must be positive"),
+        (lambda a, b: ops.tvl1_flow(a, b, lam="much"), "tvl1_flow: lam must be a number"),
+        (lambda a, b: ops.tvl1_flow(a, b, scale_step=0.99999999999), "tvl1_flow: scale_step must lie between"),
+        (lambda a, b: ops.tvl1_flow(a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn)), "frame0 must be uint8 or"),
         (lambda a, b: ops.tvl1_flow(a, b.numpy()), "tvl1_flow: frame1 must be a torch.Tensor"),
     ],
 )
 def test_bad_input_is_named(call, message):
     with pytest.raises((mer_fast.MerFastError, RuntimeError), match=message) as raised:
         call(*FRAMES)
-    assert "\n" not in str(raised.value).split("Exception raised")[0].strip()
+    assert "\n" not in str(raised.value)

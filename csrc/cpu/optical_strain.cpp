@@ -16,15 +16,15 @@ constexpr int64_t kBandRows = 32;
 Derivative derivative_of(const std::string& name) {
   if (name == "central") return Derivative::central;
   if (name == "forward") return Derivative::forward;
-  STD_TORCH_CHECK(
+  MER_FAST_CHECK(
       name == "sobel", "optical_strain: derivative must be \"central\", \"forward\" or \"sobel\", got \"", name, "\"");
   return Derivative::sobel;
 }
 
 void check_flow(const Tensor& flow) {
   check_rank("optical_strain", "flow", flow, 4);
-  STD_TORCH_CHECK(flow.size(1) == 2, "optical_strain: flow must have 2 channels (u, v), got shape ", shape_text(flow));
-  STD_TORCH_CHECK(is_float(flow.scalar_type()), "optical_strain: flow must be a float tensor; convert it with .to(torch.float32)");
+  MER_FAST_CHECK(flow.size(1) == 2, "optical_strain: flow must have 2 channels (u, v), got shape ", shape_text(flow));
+  MER_FAST_CHECK(is_float(flow.scalar_type()), "optical_strain: flow must be a float tensor; convert it with .to(torch.float32)");
 }
 
 // A plane of which a band's rows are needed as Real: the tensor's own memory, or a widened copy of those rows.
@@ -144,7 +144,7 @@ Tensor optical_strain_backward(const Tensor& grad_any, const Tensor& flow_any, c
   const Tensor flow = contiguous(flow_any), grad = contiguous(grad_any);
   const Element type = element_of("optical_strain", "flow", flow);
   const int64_t images = flow.size(0), height = flow.size(2), width = flow.size(3);
-  STD_TORCH_CHECK(
+  MER_FAST_CHECK(
       grad.dim() == 4 && grad.size(0) == images && grad.size(1) == 1 && grad.size(2) == height && grad.size(3) == width,
       "optical_strain_backward: grad must have shape (N, 1, H, W) for the flow's (N, 2, H, W), got ", shape_text(grad));
   Tensor grad_flow = torch::stable::new_empty(flow, {images, 2, height, width});

@@ -18,7 +18,7 @@ inline Element element_of(const char* op, const char* name, const Tensor& t) {
     case ScalarType::Double: return Element::f64;
     default: break;
   }
-  STD_TORCH_CHECK(false, op, ": ", name, " must be uint8 or a float type; convert it with .to(torch.float32)");
+  MER_FAST_CHECK(false, op, ": ", name, " must be uint8 or a float type; convert it with .to(torch.float32)");
 }
 
 }  // namespace mer_fast

@@ -15,8 +15,8 @@
 namespace mer_fast {
 namespace {
 
-// Bytes a thread must have to work on. A second thread saves a millisecond on a clip of this size, and costs up to eight
-// where its core is held by another library's spinning threads, as NumPy's are for a while after every matrix product.
+// Bytes a thread must have to work on. On less, a second thread saves little, and where its core is held by the spinning
+// threads of another library, as NumPy's are for a while after every matrix product, waiting for it costs much more.
 constexpr int64_t kWorthAThread = 32 << 20;
 constexpr double kPi = 3.14159265358979323846;
 
@@ -41,18 +41,21 @@ std::vector<double> make_weights(int64_t n, int64_t m, bool adjoint) {
 }
 
 template <typename Real>
+std::shared_ptr<const std::vector<Real>> weights_as(int64_t n, int64_t m, bool adjoint) {
+  const std::vector<double> weights = make_weights(n, m, adjoint);
+  return std::make_shared<const std::vector<Real>>(weights.begin(), weights.end());
+}
+
+// Kept for the next clip of that length; very long clips, whose weights would pile up, make theirs anew.
+template <typename Real>
 std::shared_ptr<const std::vector<Real>> cached_weights(int64_t n, int64_t m, bool adjoint) {
+  if (n * m > (1 << 20)) return weights_as<Real>(n, m, adjoint);
   static std::mutex mutex;
   static std::map<std::tuple<int64_t, int64_t, bool>, std::shared_ptr<const std::vector<Real>>> cache;
   const std::lock_guard<std::mutex> lock(mutex);
+  if (cache.size() > 64) cache.erase(cache.begin());
   auto& entry = cache[{n, m, adjoint}];
-  if (!entry) {
-    if (cache.size() > 256) cache.erase(cache.begin());  // clips of every length would otherwise pile up
-    const std::vector<double> weights = make_weights(n, m, adjoint);
-    auto made = std::make_shared<const std::vector<Real>>(weights.begin(), weights.end());
-    cache[{n, m, adjoint}] = made;
-    return made;
-  }
+  if (!entry) entry = weights_as<Real>(n, m, adjoint);
   return entry;
 }
 
@@ -127,8 +130,8 @@ void interpolate(Element type, const char* clip, char* out, const Layout& s, con
 }
 
 Tensor tim(const Tensor& clip_any, int64_t num_frames, int64_t dim, bool adjoint) {
-  STD_TORCH_CHECK(dim >= 0 && dim < clip_any.dim(), "tim: dim ", dim, " is outside the clip's ", clip_any.dim(), " dimensions");
-  STD_TORCH_CHECK(num_frames >= 1, "tim: num_frames must be at least 1, got ", num_frames);
+  MER_FAST_CHECK(dim >= 0 && dim < clip_any.dim(), "tim: dim ", dim, " is outside the clip's ", clip_any.dim(), " dimensions");
+  MER_FAST_CHECK(num_frames >= 1, "tim: num_frames must be at least 1, got ", num_frames);
   const Tensor clip = contiguous(clip_any);
   const Element type = element_of("tim", "clip", clip);
   Layout s{1, clip.size(dim), num_frames, 1};
@@ -138,7 +141,7 @@ Tensor tim(const Tensor& clip_any, int64_t num_frames, int64_t dim, bool adjoint
     if (d > dim) s.inner *= clip.size(d);
     shape.push_back(d == dim ? num_frames : clip.size(d));
   }
-  STD_TORCH_CHECK(s.in >= 1, "tim: clip has no frame along dim ", dim);
+  MER_FAST_CHECK(s.in >= 1, "tim: clip has no frame along dim ", dim);
   Tensor out = torch::stable::new_empty(clip, shape);
   if (s.outer * s.inner == 0) return out;
   const int64_t n = adjoint ? num_frames : s.in, m = adjoint ? s.in : num_frames;

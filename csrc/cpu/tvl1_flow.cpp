@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -43,7 +44,7 @@ class Workspace {
     for (const Size& s : sizes) total += 4 * align(s.height * s.width);
     total += members * (align(tvl1_band_size(rows, width)) + align(tvl1_scratch_size(width)) + align(tvl1_exchange_size(width)));
     memory_.reset(static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>(total) * sizeof(float))));
-    STD_TORCH_CHECK(memory_ != nullptr, "tvl1_flow: no memory for a workspace of ", total * 4, " bytes");
+    MER_FAST_CHECK(memory_ != nullptr, "tvl1_flow: no memory for a workspace of ", total * 4, " bytes");
     next_ = memory_.get();
     for (size_t s = 0; s < sizes.size(); ++s) {
       const int64_t n = sizes[s].height * sizes[s].width;
@@ -128,9 +129,68 @@ void solve_in_teams(const Tvl1Batch& batch, const std::vector<Size>& sizes, int6
   });
 }
 
+// Below the public function's own checks: a bad parameter here would overrun the workspace.
+void check_parameters(const Tvl1Params& p) {
+  const auto positive = [](const char* name, float value) {
+    MER_FAST_CHECK(std::isnormal(value) && value > 0, "tvl1_flow: ", name, " must be positive and finite, got ", value);
+  };
+  positive("tau", p.tau);
+  positive("lam", p.lam);
+  positive("theta", p.theta);
+  positive("scale_step", p.scale_step);
+  MER_FAST_CHECK(p.scale_step < 1, "tvl1_flow: scale_step must lie between 0 and 1, got ", p.scale_step);
+  MER_FAST_CHECK(std::isfinite(p.epsilon) && p.epsilon >= 0, "tvl1_flow: epsilon must be finite and not negative, got ", p.epsilon);
+  MER_FAST_CHECK(
+      p.scales >= 1 && p.warps >= 1 && p.inner_iterations >= 1 && p.outer_iterations >= 1,
+      "tvl1_flow: scales, warps, inner_iterations and outer_iterations must be at least 1");
+  MER_FAST_CHECK(
+      p.median == 0 || p.median == 1 || p.median == 3 || p.median == 5, "tvl1_flow: median must be 0, 1, 3 or 5, got ", p.median);
+}
+
+enum class Fault { none, nan, range };
+
+// A value outside [low, high], or NaN, anywhere?
+Fault find_fault(const float* values, int64_t count, float low, float high) {
+  std::atomic<bool> nan{false}, range{false};
+  torch::stable::parallel_for(0, count, 1 << 16, [&](int64_t begin, int64_t end) {
+    bool any_nan = false, any_outside = false;
+    for (int64_t i = begin; i < end; ++i) {
+      any_nan |= values[i] != values[i];
+      any_outside |= values[i] < low || values[i] > high;
+    }
+    if (any_nan) nan = true;
+    if (any_outside) range = true;
+  });
+  return nan ? Fault::nan : range ? Fault::range : Fault::none;
+}
+
+void check_values(const Tvl1Batch& batch) {
+  const int64_t pixels = batch.pairs * batch.height * batch.width;
+  const auto frame = [&](const char* name, const void* data) {
+    // Frames of 0..255 given as floats would be multiplied by 255 once more: a wrong flow without any other sign.
+    const Fault fault = find_fault(static_cast<const float*>(data), pixels, -1.0f, 2.0f);
+    MER_FAST_CHECK(fault != Fault::nan, "tvl1_flow: ", name, " has NaN; fill or drop those pixels first");
+    MER_FAST_CHECK(
+        fault != Fault::range, "tvl1_flow: ", name,
+        " has values outside [-1, 2]; float frames are nominally 0..1, so divide 0..255 data by 255 or pass uint8");
+  };
+  if (!batch.bytes) {
+    frame("frame0", batch.frame0);
+    frame("frame1", batch.frame1);
+  }
+  if (batch.initial_flow) {
+    constexpr float most = std::numeric_limits<float>::max();
+    MER_FAST_CHECK(
+        find_fault(batch.initial_flow, 2 * pixels, -most, most) == Fault::none,
+        "tvl1_flow: initial_flow has NaN or infinite values; start those pixels from 0");
+  }
+}
+
 }  // namespace
 
 void tvl1_flow_batch(const Tvl1Batch& batch) {
+  check_parameters(batch.params);
+  check_values(batch);
   const std::vector<Size> sizes = pyramid_sizes(batch.height, batch.width, batch.params);
   const int threads = static_cast<int>(torch::stable::get_num_threads());
   const int64_t together = batch.pairs % threads;
@@ -144,31 +204,6 @@ void tvl1_flow_batch(const Tvl1Batch& batch) {
 
 namespace {
 
-enum class Fault { none, nan, range };
-
-// Frames of 0..255 given as floats would be multiplied by 255 once more: a wrong flow without any other sign.
-Fault find_fault(const float* values, int64_t count) {
-  std::atomic<bool> nan{false}, range{false};
-  torch::stable::parallel_for(0, count, 1 << 16, [&](int64_t begin, int64_t end) {
-    bool any_nan = false, any_outside = false;
-    for (int64_t i = begin; i < end; ++i) {
-      any_nan |= values[i] != values[i];
-      any_outside |= values[i] < -1.0f || values[i] > 2.0f;
-    }
-    if (any_nan) nan = true;
-    if (any_outside) range = true;
-  });
-  return nan ? Fault::nan : range ? Fault::range : Fault::none;
-}
-
-void check_frame(const char* name, const Tensor& frame, bool bytes) {
-  if (bytes) return;
-  const Fault fault = find_fault(static_cast<const float*>(frame.const_data_ptr()), frame.numel());
-  STD_TORCH_CHECK(fault != Fault::nan, "tvl1_flow: ", name, " has NaN; fill or drop those pixels first");
-  STD_TORCH_CHECK(
-      fault != Fault::range, "tvl1_flow: ", name, " has values outside [-1, 2]; float frames are nominally 0..1, so divide 0..255 data by 255 or pass uint8");
-}
-
 Tensor tvl1_flow(
     const Tensor& frame0_any, const Tensor& frame1_any, std::optional<Tensor> initial_any, double tau, double lam, double theta,
     int64_t scales, double scale_step, int64_t warps, double epsilon, int64_t inner_iterations, int64_t outer_iterations, int64_t median) {
@@ -177,13 +212,13 @@ Tensor tvl1_flow(
   check_same_shape(op, "frame0", frame0_any, "frame1", frame1_any);
   check_same_dtype(op, "frame0", frame0_any, "frame1", frame1_any);
   const ScalarType type = frame0_any.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Byte || type == ScalarType::Float, "tvl1_flow: frame0 must be uint8 or float32");
+  MER_FAST_CHECK(type == ScalarType::Byte || type == ScalarType::Float, "tvl1_flow: frame0 must be uint8 or float32");
   const Tensor frame0 = contiguous(frame0_any), frame1 = contiguous(frame1_any);
   const int64_t pairs = frame0.size(0), height = frame0.size(1), width = frame0.size(2);
-  STD_TORCH_CHECK(height >= kMinSide && width >= kMinSide, "tvl1_flow: frame0 must be at least 16 pixels a side, got ", height, "x", width);
+  MER_FAST_CHECK(height >= kMinSide && width >= kMinSide, "tvl1_flow: frame0 must be at least 16 pixels a side, got ", height, "x", width);
   std::optional<Tensor> initial;
   if (initial_any) {
-    STD_TORCH_CHECK(
+    MER_FAST_CHECK(
         initial_any->dim() == 4 && initial_any->size(0) == pairs && initial_any->size(1) == 2 && initial_any->size(2) == height &&
             initial_any->size(3) == width && initial_any->scalar_type() == ScalarType::Float,
         "tvl1_flow: initial_flow must be float32 of shape (N, 2, H, W), got ", shape_text(*initial_any));
@@ -192,12 +227,8 @@ Tensor tvl1_flow(
   Tensor flow = torch::stable::empty({pairs, 2, height, width}, ScalarType::Float, std::nullopt, frame0.device());
   if (pairs == 0) return flow;
   const bool bytes = type == ScalarType::Byte;
-  check_frame("frame0", frame0, bytes);
-  check_frame("frame1", frame1, bytes);
-  if (initial) {
-    STD_TORCH_CHECK(
-        find_fault(static_cast<const float*>(initial->const_data_ptr()), initial->numel()) != Fault::nan,
-        "tvl1_flow: initial_flow has NaN; start those pixels from 0");
+  for (const int64_t count : {scales, warps, inner_iterations, outer_iterations, median}) {
+    MER_FAST_CHECK(count <= std::numeric_limits<int>::max(), "tvl1_flow: a count of ", count, " is too large");
   }
   const Tvl1Params params{
       static_cast<float>(tau), static_cast<float>(lam), static_cast<float>(theta), static_cast<int>(scales), static_cast<float>(scale_step),

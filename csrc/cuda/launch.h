@@ -21,7 +21,7 @@ namespace mer_fast {
 class OnDevice {
  public:
   OnDevice(const char* op, const Tensor& tensor) : op_(op), guard_(tensor.get_device_index()) {
-    STD_TORCH_CHECK(
+    MER_FAST_CHECK(
         aoti_torch_get_current_cuda_stream != nullptr, op, ": this torch has no CUDA; install one that has");
     // torch's guard spoke to torch's CUDA runtime; this library carries one of its own.
     check(cudaSetDevice(tensor.get_device_index()));
@@ -32,7 +32,7 @@ class OnDevice {
 
   template <typename... Parameters, typename... Arguments>
   void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, Arguments... arguments) const {
-    STD_TORCH_CHECK(blocks <= std::numeric_limits<int32_t>::max(), op_, ": too many elements for one launch; split the batch");
+    MER_FAST_CHECK(blocks <= std::numeric_limits<int32_t>::max(), op_, ": too many elements for one launch; split the batch");
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(static_cast<unsigned>(blocks));
     config.blockDim = dim3(static_cast<unsigned>(threads));
@@ -42,7 +42,7 @@ class OnDevice {
 
  private:
   void check(cudaError_t error) const {
-    STD_TORCH_CHECK(error == cudaSuccess, op_, ": CUDA says ", cudaGetErrorString(error));
+    MER_FAST_CHECK(error == cudaSuccess, op_, ": CUDA says ", cudaGetErrorString(error));
   }
 
   const char* op_;
@@ -58,7 +58,7 @@ void with_float(const char* op, const char* name, const Tensor& tensor, const Wo
     case ScalarType::BFloat16: return work(Bfloat16{});
     case ScalarType::Float: return work(0.0f);
     case ScalarType::Double: return work(0.0);
-    default: STD_TORCH_CHECK(false, op, ": ", name, " must be a float tensor; convert it with .to(torch.float32)");
+    default: MER_FAST_CHECK(false, op, ": ", name, " must be a float tensor; convert it with .to(torch.float32)");
   }
 }
 

@@ -17,16 +17,16 @@ template <typename Work>
 void with_derivative(const std::string& name, const Work& work) {
   if (name == "central") return work(std::integral_constant<Derivative, Derivative::central>{});
   if (name == "forward") return work(std::integral_constant<Derivative, Derivative::forward>{});
-  STD_TORCH_CHECK(
+  MER_FAST_CHECK(
       name == "sobel", "optical_strain: derivative must be \"central\", \"forward\" or \"sobel\", got \"", name, "\"");
   work(std::integral_constant<Derivative, Derivative::sobel>{});
 }
 
 StrainShape shape_of(const Tensor& flow) {
   check_rank("optical_strain", "flow", flow, 4);
-  STD_TORCH_CHECK(flow.size(1) == 2, "optical_strain: flow must have 2 channels (u, v), got shape ", shape_text(flow));
+  MER_FAST_CHECK(flow.size(1) == 2, "optical_strain: flow must have 2 channels (u, v), got shape ", shape_text(flow));
   constexpr int64_t kLongest = std::numeric_limits<int32_t>::max() - kStrainRows;
-  STD_TORCH_CHECK(
+  MER_FAST_CHECK(
       flow.size(2) <= kLongest && flow.size(3) <= kLongest,
       "optical_strain: flow must have no side above 2^31 - 9 pixels, got shape ", shape_text(flow));
   return {flow.size(0), static_cast<int>(flow.size(2)), static_cast<int>(flow.size(3))};
@@ -54,7 +54,7 @@ Tensor optical_strain_gradient(const Tensor& grad_any, const Tensor& flow_any, c
   const StrainShape shape = shape_of(flow_any);
   check_same_dtype("optical_strain_backward", "grad", grad_any, "flow", flow_any);
   check_same_device("optical_strain_backward", "grad", grad_any, "flow", flow_any);
-  STD_TORCH_CHECK(
+  MER_FAST_CHECK(
       grad_any.dim() == 4 && grad_any.size(0) == shape.images && grad_any.size(1) == 1 && grad_any.size(2) == shape.height &&
           grad_any.size(3) == shape.width,
       "optical_strain_backward: grad must have shape (N, 1, H, W) for the flow's (N, 2, H, W), got ", shape_text(grad_any));

@@ -44,8 +44,8 @@ void launch_tile(const Tensor& clip, const Tensor& out, const TimShape& shape, b
 }
 
 Tensor tim(const Tensor& clip_any, int64_t num_frames, int64_t dim, bool adjoint) {
-  STD_TORCH_CHECK(dim >= 0 && dim < clip_any.dim(), "tim: dim ", dim, " is outside the clip's ", clip_any.dim(), " dimensions");
-  STD_TORCH_CHECK(num_frames >= 1, "tim: num_frames must be at least 1, got ", num_frames);
+  MER_FAST_CHECK(dim >= 0 && dim < clip_any.dim(), "tim: dim ", dim, " is outside the clip's ", clip_any.dim(), " dimensions");
+  MER_FAST_CHECK(num_frames >= 1, "tim: num_frames must be at least 1, got ", num_frames);
   const Tensor clip = contiguous(clip_any);
   TimShape shape{1, clip.size(dim), num_frames, 1};
   std::vector<int64_t> sizes;
@@ -54,7 +54,7 @@ Tensor tim(const Tensor& clip_any, int64_t num_frames, int64_t dim, bool adjoint
     if (d > dim) shape.inner *= clip.size(d);
     sizes.push_back(d == dim ? num_frames : clip.size(d));
   }
-  STD_TORCH_CHECK(shape.in >= 1, "tim: clip has no frame along dim ", dim);
+  MER_FAST_CHECK(shape.in >= 1, "tim: clip has no frame along dim ", dim);
   Tensor out = torch::stable::new_empty(clip, sizes);
   if (clip.scalar_type() == ScalarType::Byte) {
     if (out.numel() != 0) launch_tile<unsigned char>(clip, out, shape, adjoint);

@@ -43,8 +43,8 @@ __device__ __forceinline__ Real slope(int i, int n) {
 // the pixels whose derivative touches it.
 template <Derivative kKind, typename Real>
 __device__ __forceinline__ Real derivative(Real before, Real here, Real after, Real slope) {
-  if (kKind == Derivative::forward) return slope != 0 ? after - here : Real(0);
-  return slope * (after - before);
+  const Real step = kKind == Derivative::forward ? after - here : slope * (after - before);
+  return slope != 0 ? step : Real(0);
 }
 
 template <Derivative kKind, typename Real>
@@ -68,8 +68,8 @@ __device__ __forceinline__ Taps<Real> transposed_taps(int i, int n) {
 
 template <Derivative kKind, typename Real>
 __device__ __forceinline__ Real derivative_transposed(Real before, Real here, Real after, const Taps<Real>& taps) {
-  const Real sum = taps.before * before + taps.here * here;
-  return kKind == Derivative::forward ? sum : sum + taps.after * after;
+  const Real sum = (taps.before != 0 ? taps.before * before : Real(0)) + (taps.here != 0 ? taps.here * here : Real(0));
+  return kKind == Derivative::forward ? sum : sum + (taps.after != 0 ? taps.after * after : Real(0));
 }
 
 // `smooth` is its own transpose.

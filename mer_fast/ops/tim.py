@@ -8,7 +8,7 @@ import torch
 
 from .. import reference
 from ..backends import runs_reference
-from ._checks import require, require_tensor
+from ._checks import require, require_count, require_float_or_bytes, require_tensor
 from ._dispatch import kernel, register
 
 
@@ -34,10 +34,10 @@ def tim(clip: torch.Tensor, num_frames: int, *, dim: int = -4) -> torch.Tensor:
     Source: Zhou, Zhao, Pietikainen, "Towards a practical lipreading system", CVPR 2011.
     """
     require_tensor("tim", "clip", clip)
-    known = clip.is_floating_point() or clip.dtype == torch.uint8
-    require(known, "tim", "clip", "must be uint8 or a float tensor, got {}; convert it with .float()", clip.dtype)
-    require(-clip.dim() <= dim < clip.dim(), "tim", "dim", "{} is not a dimension of a clip of shape {}", dim, clip.shape)
-    require(num_frames >= 1, "tim", "num_frames", "must be at least 1, got {}", num_frames)
+    require_float_or_bytes("tim", "clip", clip)
+    require_count("tim", "num_frames", num_frames)
+    require_count("tim", "dim", dim, least=-clip.dim())
+    require(dim < clip.dim(), "tim", "dim", "{} is not a dimension of a clip of shape {}", dim, clip.shape)
     require(clip.shape[dim] >= 1, "tim", "clip", "has no frame along dim {}, its shape is {}", dim, clip.shape)
     if runs_reference("tim", clip):
         return reference.tim(clip, num_frames, dim=dim)

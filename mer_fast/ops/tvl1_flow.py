@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 from .. import reference
 from ..backends import runs_reference
-from ._checks import require, require_alike, require_tensor
+from ._checks import require, require_alike, require_count, require_float_or_bytes, require_number, require_tensor
 from ._dispatch import fold_batch, kernel, register
 
 TVL1_PRESETS: dict[str, dict[str, Any]] = {
@@ -95,8 +96,7 @@ def _check_frames(frame0: torch.Tensor, frame1: torch.Tensor, initial_flow: torc
     shape = frame0.shape
     gray = frame0.dim() in (2, 3) or (frame0.dim() == 4 and shape[1] == 1)
     require(gray, op, "frame0", "must have shape (H, W), (N, H, W) or (N, 1, H, W), got {}; convert colour to gray first", shape)
-    known = frame0.dtype == torch.uint8 or frame0.is_floating_point()
-    require(known, op, "frame0", "must be uint8 or a float tensor, got {}; convert it with .float()", frame0.dtype)
+    require_float_or_bytes(op, "frame0", frame0)
     large = shape[-2] >= MIN_SIDE and shape[-1] >= MIN_SIDE
     require(large, op, "frame0", "must be at least {} pixels a side, got {}x{}", MIN_SIDE, shape[-2], shape[-1])
     differentiable = torch.is_grad_enabled() and any(
@@ -115,11 +115,12 @@ def _check_frames(frame0: torch.Tensor, frame1: torch.Tensor, initial_flow: torc
 def _check_parameters(given: dict[str, Any]) -> None:
     op = "tvl1_flow"
     for name in ("tau", "lam", "theta"):
-        require(given[name] > 0, op, name, "must be positive, got {}", given[name])
-    require(0 < given["scale_step"] < 1, op, "scale_step", "must lie between 0 and 1, got {}", given["scale_step"])
+        require_number(op, name, given[name], 0)
+    require_number(op, "scale_step", given["scale_step"], 0, 1)
+    require_number(op, "epsilon", given["epsilon"], -math.inf)
     require(given["epsilon"] >= 0, op, "epsilon", "must not be negative, got {}", given["epsilon"])
     for name in ("scales", "warps", "inner_iterations", "outer_iterations"):
-        require(given[name] >= 1, op, name, "must be at least 1, got {}", given[name])
+        require_count(op, name, given[name])
     require(given["median"] in (0, 1, 3, 5), op, "median", "must be 3 or 5, or 0 or 1 for none, got {}", given["median"])
 
 

@@ -10,7 +10,7 @@ def _difference(x: torch.Tensor, dim: int, derivative: str) -> torch.Tensor:
     """Derivative of x (..., H, W) along dim (-2 or -1), same shape."""
     n = x.shape[dim]
     if n == 1:
-        return 0 * x
+        return torch.where(torch.zeros_like(x, dtype=torch.bool), x, 0)  # zero, and so is its gradient
     step = x.diff(dim=dim)  # n - 1 one-sided differences
     if derivative == "forward":
         return torch.cat([step, torch.zeros_like(x.narrow(dim, 0, 1))], dim)

@@ -170,6 +170,8 @@ def tvl1_flow(
     images1 = _pyramid(_prepare("frame1", frame1, compute), scales, scale_step)
     flow = torch.zeros_like(images0[-1]).repeat(1, 2, 1, 1)
     if initial_flow is not None:
+        if not initial_flow.isfinite().all():
+            raise MerFastError("tvl1_flow: initial_flow has NaN or infinite values; start those pixels from 0")
         start = initial_flow.to(compute).reshape(images0[0].shape[0], 2, *frame0.shape[-2:])
         flow = _pyramid(start, len(images0), scale_step, scale_step)[-1]
     for image0, image1 in zip(reversed(images0), reversed(images1), strict=True):
