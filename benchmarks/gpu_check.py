@@ -87,33 +87,14 @@ def gpu_cases() -> dict[str, list[Case]]:
 def measure_case(case: Case, timer: Any, ceilings: Ceilings, device: str, may_compile: Callable[[], bool]) -> dict[str, Any]:
     """One entry of the results: every candidate of the case, in turn."""
     from benchmarks.cases import OURS
-    from benchmarks.measure import figures
-    from benchmarks.rivals import MissingRival
-    from benchmarks.table import ranked
+    from benchmarks.measure import compare, figures
 
-    ready: dict[str, Callable[[], Any]] = {}
-    missing: dict[str, str] = {}
-    for name in case.names(device):
-        if COMPILED in name and not may_compile():
-            missing[name] = "left out, for time"
-            continue
-        try:
-            ready[name] = case.candidate(name, device)
-        except MissingRival as reason:
-            missing[name] = str(reason)
-    timings = timer(ready)
-    found: dict[str, Any] = {
-        "op": case.op,
-        "shape": case.shape,
-        "seconds": {name: timing.seconds for name, timing in timings.items()},
-        "rounds": {name: timing.rounds for name, timing in timings.items()},
-        "missing": missing,
-    }
-    if timings[OURS].seconds < SHORT:
+    def left_out(name: str) -> str | None:
+        return "left out, for time" if COMPILED in name and not may_compile() else None
+
+    found, ready = compare(case, timer, device, left_out)
+    if found["seconds"][OURS] < SHORT:
         found["graph_seconds"] = {OURS: timer.replayed(ready[OURS])}
-    best = ranked(found)
-    if best:
-        found["best_rival"], found["ratio"] = best[0]
     return found | figures(case, found["seconds"][OURS], ceilings)
 
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from .rivals import MissingRival
+from .table import ranked
+
 if TYPE_CHECKING:
     from .cases import Case
 
@@ -80,3 +83,40 @@ def figures(case: Case, seconds: float, ceilings: Ceilings) -> dict[str, float]:
     if case.pairs is not None:
         found["pairs_per_s"] = case.pairs / seconds
     return found
+
+
+def compare(
+    case: Case,
+    timer: Callable[[dict[str, Callable[[], Any]]], Any],
+    device: str = "cpu",
+    left_out: Callable[[str], str | None] = lambda name: None,
+) -> tuple[dict[str, Any], dict[str, Callable[[], Any]]]:
+    """All candidates of a case, timed in turn: its entry of the results, and the calls that were timed.
+
+    Args:
+        timer: takes the calls by name, gives for each its `seconds` and `rounds`.
+        left_out: why a candidate is not to run, or None.
+    """
+    ready: dict[str, Callable[[], Any]] = {}
+    missing: dict[str, str] = {}
+    for name in case.names(device):
+        reason = left_out(name)
+        if reason is not None:
+            missing[name] = reason
+            continue
+        try:
+            ready[name] = case.candidate(name, device)
+        except MissingRival as absent:
+            missing[name] = str(absent)
+    timings = timer(ready)
+    found: dict[str, Any] = {
+        "op": case.op,
+        "shape": case.shape,
+        "seconds": {name: timing.seconds for name, timing in timings.items()},
+        "rounds": {name: timing.rounds for name, timing in timings.items()},
+        "missing": missing,
+    }
+    best = ranked(found)
+    if best:
+        found["best_rival"], found["ratio"] = best[0]
+    return found, ready

@@ -22,7 +22,7 @@ sys.path.append(str(ROOT))  # last: an installed mer_fast goes before a checkout
 
 from benchmarks import environment, table  # noqa: E402
 from benchmarks.cases import CASES, OURS, Case  # noqa: E402
-from benchmarks.measure import cpu_ceilings, figures, interleaved  # noqa: E402
+from benchmarks.measure import compare, cpu_ceilings, figures, interleaved  # noqa: E402
 from benchmarks.rivals import MissingRival  # noqa: E402
 from mer_fast import MerFastError  # noqa: E402
 
@@ -31,23 +31,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def measure_case(case: Case, rounds: int) -> dict[str, Any]:
     """All candidates of a case, in turn."""
-    ready, missing = {}, {}
-    for name in case.names():
-        try:
-            ready[name] = case.candidate(name)
-        except MissingRival as reason:
-            missing[name] = str(reason)
-    timings = interleaved(ready, rounds)
-    found: dict[str, Any] = {
-        "op": case.op,
-        "shape": case.shape,
-        "seconds": {name: timing.seconds for name, timing in timings.items()},
-        "rounds": {name: timing.rounds for name, timing in timings.items()},
-        "missing": missing,
-    }
-    best = table.ranked(found)
-    if best:
-        found["best_rival"], found["ratio"] = best[0]
+    found, _ = compare(case, lambda ready: interleaved(ready, rounds))
     if case.agreement is not None:
         with contextlib.suppress(MissingRival):  # told above, under its name
             found["agreement"] = case.agreement()
