@@ -16,4 +16,6 @@ OPS: dict[str, Op] = {
     "tvl1_flow": Op(("cpu",)),
     "optical_strain": Op(("cpu", "cuda"), backward=("optical_strain_backward",)),
     "tim": Op(("cpu", "cuda")),
+    "conv3d": Op(("cpu", "triton")),
+    "conv3d_pool": Op(("cpu", "triton"), backward=("conv3d_pool_backward",)),
 }

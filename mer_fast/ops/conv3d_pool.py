@@ -1,0 +1,125 @@
+"""3-D convolution, activation and max-pool in one pass."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from .. import reference
+from ..backends import runs_reference
+from ._checks import require
+from ._conv import Geometry, Triple, autocast, check_operands, geometry, triple
+from ._dispatch import kernel, register
+from .conv3d import conv3d
+
+LARGEST_WINDOW = 256  # places in a window that one byte can tell apart
+
+
+def conv3d_pool(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    stride: Triple = 1,
+    padding: Triple = 0,
+    dilation: Triple = 1,
+    groups: int = 1,
+    activation: str | None = "relu",
+    pool_kernel: Triple = 3,
+    pool_stride: Triple | None = None,
+) -> torch.Tensor:
+    """Max-pool of an activation of a 3-D convolution; nothing of the size of the convolution's output is ever stored.
+
+    The same as `F.max_pool3d(F.relu(F.conv3d(input, weight, bias, ...)), pool_kernel, pool_stride)`. Positions that the
+    pool drops are not computed, and the backward pass works on the winners of the windows only.
+
+    Args:
+        input: (N, C, T, H, W), float64, float32, float16 or bfloat16.
+        weight: (O, C / groups, kt, kh, kw).
+        bias: (O,) or None.
+        stride, padding, dilation: of the convolution, a number or (t, h, w); padding is with zeros.
+        groups: the convolution's groups.
+        activation: None, "relu", "leaky_relu" (slope 0.01) or "gelu" (exact).
+        pool_kernel, pool_stride: of the pool, a number or (t, h, w); the stride is the kernel unless given. Windows of more
+            than 256 positions are not fused: convolution and pool then run one after the other.
+
+    Returns:
+        (N, O, T', H', W') in the dtype of `input`; under autocast in autocast's. Accumulated in float32 (float64 for
+        float64). Differentiable. NaN goes where PyTorch's max-pool sends it. Deterministic. Among equal values of a window
+        the first wins; on a CPU, where 3x3 kernels run as Winograd convolutions, values that are equal in exact arithmetic
+        may differ in the last bits, except under `torch.use_deterministic_algorithms(True)`.
+
+    Raises:
+        MerFastError: shapes that do not fit each other, mixed dtypes or devices, a pool larger than the output.
+
+    Source: Reddy, Karri, Dubey, Mukherjee, "Spontaneous facial micro-expression recognition using 3D spatiotemporal
+    convolutional neural networks", IJCNN 2019 (the layer of MicroExpSTCNN).
+    """
+    op = "conv3d_pool"
+    shape = geometry(op, stride, padding, dilation, groups, activation)
+    window = triple(op, "pool_kernel", pool_kernel, 1)
+    step = window if pool_stride is None else triple(op, "pool_stride", pool_stride, 1)
+    check_operands(op, input, weight, bias, shape)
+    input, weight, bias = autocast(input, weight, bias)  # type: ignore[assignment]
+    size = shape.output_size(input.shape[2:], weight.shape[2:])
+    for have, want in zip(size, window, strict=True):
+        require(have >= want, op, "pool_kernel", "{} is larger than the convolution's output {}", tuple(window), tuple(size))
+    if runs_reference(op, input):
+        return reference.conv3d_pool(
+            input, weight, bias, stride=shape.stride, padding=shape.padding, dilation=shape.dilation, groups=groups,
+            activation=activation, pool_kernel=window, pool_stride=step,
+        )  # fmt: skip
+    if prod(window) > LARGEST_WINDOW:
+        full = conv3d(
+            input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, activation=activation
+        )
+        return F.max_pool3d(full, window, step)
+    operands = [t for t in (input, weight, bias) if t is not None]
+    keep_winners = torch.is_grad_enabled() and any(t.requires_grad for t in operands)
+    out, _ = kernel(op)(input, weight, bias, *shape.arguments(), window, step, keep_winners)
+    return F.gelu(out) if activation == "gelu" else out
+
+
+def _pooled_size(input: torch.Tensor, weight: torch.Tensor, rest: tuple[Any, ...]) -> list[Any]:
+    stride, padding, dilation, groups, activation, window, step = rest
+    size = Geometry(stride, padding, dilation, groups, activation).output_size(input.shape[2:], weight.shape[2:])
+    pooled = [(n - k) // s + 1 for n, k, s in zip(size, window, step, strict=True)]
+    return [input.shape[0], weight.shape[0], *pooled]
+
+
+def _fake(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *rest: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    *rest, keep_winners = rest
+    shape = _pooled_size(input, weight, tuple(rest))
+    return input.new_empty(shape), input.new_empty(shape if keep_winners else [0], dtype=torch.uint8)
+
+
+def _fake_backward(
+    grad: torch.Tensor, output: torch.Tensor, winners: torch.Tensor, input: torch.Tensor, weight: torch.Tensor, *rest: Any
+) -> tuple[torch.Tensor, ...]:
+    shapes = input.shape, weight.shape, weight.shape[:1]
+    return tuple(
+        input.new_empty(shape if need else [0]) for shape, need in zip(shapes, rest[-3:], strict=True)
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    input, weight, bias, *ctx.rest, _ = inputs
+    ctx.has_bias = bias is not None
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(input, weight, *output)
+
+
+def _backward(ctx: Any, grad: torch.Tensor, _: Any) -> tuple[Any, ...]:
+    input, weight, output, winners = ctx.saved_tensors
+    need = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2]]
+    gradients = kernel("conv3d_pool_backward")(grad, output, winners, input, weight, *ctx.rest, *need)
+    return (*(g if n else None for g, n in zip(gradients, need, strict=True)), *[None] * 8)
+
+
+register("conv3d_pool", fake=_fake, setup_context=_setup_context, backward=_backward)
+register("conv3d_pool_backward", fake=_fake_backward)
