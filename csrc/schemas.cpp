@@ -12,15 +12,15 @@ STABLE_TORCH_LIBRARY(mer_fast, m) {
   // interpolates along `dim`; `adjoint` applies the transposed weights (num_frames is then the length before them)
   m.def("tim(Tensor clip, int num_frames, int dim, bool adjoint) -> Tensor");
   // convolution of input (N, C, T, H, W) with weight (O, C / groups, kt, kh, kw), bias (O), then activation
-  // (none, relu, leaky_relu, gelu) -> (N, O, T', H', W')
+  // (none, relu, leaky_relu, gelu) -> (N, O, T', H', W'); exact: sums in the order of the formula, no Winograd
   m.def(
       "conv3d(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, "
-      "str activation) -> Tensor");
+      "str activation, bool exact) -> Tensor");
   // the same, then max-pool -> (output, winners): winners, uint8, is the place (t * kh + h) * kw + w in its window of the
   // value that won; empty unless keep_winners. With "gelu" output is what goes into the activation at the winner.
   m.def(
       "conv3d_pool(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, "
-      "str activation, int[] pool_kernel, int[] pool_stride, bool keep_winners) -> (Tensor, Tensor)");
+      "str activation, int[] pool_kernel, int[] pool_stride, bool keep_winners, bool exact) -> (Tensor, Tensor)");
   // grad and output of the forward's shape -> gradients of input, weight and bias, each empty unless needed
   m.def(
       "conv3d_pool_backward(Tensor grad, Tensor output, Tensor winners, Tensor input, Tensor weight, int[] stride, "

@@ -95,3 +95,8 @@ def autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         return tensors
     dtype = torch.get_autocast_dtype(kind)
     return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+
+
+def exact() -> bool:
+    """Whether sums must be taken in the order of the formula: under torch.use_deterministic_algorithms(True)."""
+    return torch.are_deterministic_algorithms_enabled()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from .. import reference
 from ..backends import runs_reference
-from ._conv import Geometry, Triple, autocast, check_operands, geometry
+from ._conv import Geometry, Triple, autocast, check_operands, exact, geometry
 from ._dispatch import kernel, register
 
 
@@ -48,4 +48,4 @@ def conv3d(
             input, weight, bias, stride=shape.stride, padding=shape.padding, dilation=shape.dilation, groups=groups,
             activation=activation,
         )  # fmt: skip
-    return kernel("conv3d")(input, weight, bias, *shape.arguments())
+    return kernel("conv3d")(input, weight, bias, *shape.arguments(), exact())

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from .. import reference
 from ..backends import runs_reference
 from ._checks import require
-from ._conv import Geometry, Triple, autocast, check_operands, geometry, triple
+from ._conv import Geometry, Triple, autocast, check_operands, exact, geometry, triple
 from ._dispatch import kernel, register
 from .conv3d import conv3d
 
@@ -79,7 +79,7 @@ def conv3d_pool(
         return F.max_pool3d(full, window, step)
     operands = [t for t in (input, weight, bias) if t is not None]
     keep_winners = torch.is_grad_enabled() and any(t.requires_grad for t in operands)
-    out, _ = kernel(op)(input, weight, bias, *shape.arguments(), window, step, keep_winners)
+    out, _ = kernel(op)(input, weight, bias, *shape.arguments(), window, step, keep_winners, exact())
     return F.gelu(out) if activation == "gelu" else out
 
 
@@ -93,7 +93,7 @@ def _pooled_size(input: torch.Tensor, weight: torch.Tensor, rest: tuple[Any, ...
 def _fake(
     input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *rest: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    *rest, keep_winners = rest
+    *rest, keep_winners, _ = rest
     shape = _pooled_size(input, weight, tuple(rest))
     return input.new_empty(shape), input.new_empty(shape if keep_winners else [0], dtype=torch.uint8)
 
@@ -108,7 +108,7 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    input, weight, bias, *ctx.rest, _ = inputs
+    input, weight, bias, *ctx.rest, _, _ = inputs
     ctx.has_bias = bias is not None
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(input, weight, *output)
@@ -118,7 +118,7 @@ def _backward(ctx: Any, grad: torch.Tensor, _: Any) -> tuple[Any, ...]:
     input, weight, output, winners = ctx.saved_tensors
     need = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2]]
     gradients = kernel("conv3d_pool_backward")(grad, output, winners, input, weight, *ctx.rest, *need)
-    return (*(g if n else None for g, n in zip(gradients, need, strict=True)), *[None] * 8)
+    return (*(g if n else None for g, n in zip(gradients, need, strict=True)), *[None] * 9)
 
 
 register("conv3d_pool", fake=_fake, setup_context=_setup_context, backward=_backward)

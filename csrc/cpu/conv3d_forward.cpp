@@ -1,0 +1,353 @@
+#include "conv3d_forward.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <atomic>
+
+#include "conv3d_pack.h"
+
+namespace mer_fast {
+namespace {
+
+constexpr int64_t kCache = 1 << 20;  // bytes that a task should work in: half of a second-level cache
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How the output is cut into tasks, and what one task needs.
+struct Plan {
+  bool winograd;
+  int vectors;
+  int64_t block, blocks;         // channels side by side in vectors, and how many such blocks a group has
+  int64_t frames, rows;          // pooled, of a task
+  int64_t tasks_t, tasks_h;
+  int64_t conv_rows, positions;  // of a task's frame; tiles may reach past them
+  PackedShape packed;
+
+  int64_t tile_rows() const { return divide_up(conv_rows, kTile); }
+  int64_t tiles_wide() const { return divide_up(positions, kTile); }
+  int64_t tiles_frame() const { return tile_rows() * tiles_wide() + kTilePad; }
+  int64_t frame_width() const { return winograd ? kTile * tiles_wide() : positions; }
+  int64_t frame_size() const { return (winograd ? kTile * tile_rows() : conv_rows) * frame_width() * block; }
+};
+
+template <typename Real>
+Plan plan_for(const ConvCall& call, int64_t frames, int64_t rows, bool winograd) {
+  const ConvShape& conv = call.conv;
+  const PoolShape& pool = call.pool;
+  Plan plan{};
+  const int64_t lanes = MER_FAST_DISPATCH(vector_lanes, sizeof(Real));
+  plan.winograd = winograd;
+  plan.vectors = conv.outputs > lanes ? 2 : 1;
+  plan.block = plan.vectors * lanes;
+  plan.blocks = divide_up(conv.outputs, plan.block);
+  plan.frames = frames;
+  plan.rows = rows;
+  plan.tasks_t = divide_up(pool.out[0], frames);
+  plan.tasks_h = divide_up(pool.out[1], rows);
+  plan.conv_rows = (rows - 1) * pool.stride[1] + pool.kernel[1];
+  plan.positions = (pool.out[2] - 1) * pool.stride[2] + pool.kernel[2];
+  const int64_t conv_frames = (frames - 1) * pool.stride[0] + pool.kernel[0];
+  plan.packed.channels = conv.channels;
+  plan.packed.frames = (conv_frames - 1) * conv.stride[0] + (conv.kernel[0] - 1) * conv.dilation[0] + 1;
+  if (winograd) {
+    plan.packed.rows = kTile * plan.tile_rows() + 2;
+    plan.packed.phases = kTile;
+    plan.packed.width = plan.tiles_wide() + 1;
+  } else {
+    plan.packed.rows = (plan.conv_rows - 1) * conv.stride[1] + (conv.kernel[1] - 1) * conv.dilation[1] + 1;
+    plan.packed.phases = conv.stride[2];
+    plan.packed.width = divide_up((plan.positions - 1) * conv.stride[2] + (conv.kernel[2] - 1) * conv.dilation[2] + 1, conv.stride[2]);
+  }
+  return plan;
+}
+
+template <typename Real>
+int64_t bytes_of(const Plan& plan, const ConvCall& call) {
+  const int64_t tiles = plan.winograd ? kPoints * plan.packed.channels * plan.packed.frames * plan.tiles_frame() : 0;
+  return (plan.packed.size() + tiles + call.pool.kernel[0] * plan.frame_size()) * static_cast<int64_t>(sizeof(Real));
+}
+
+// The cheapest cut that fits the cache: few repeated rows and frames, and enough tasks for the threads.
+template <typename Real>
+Plan best_plan(const ConvCall& call, bool winograd) {
+  const PoolShape& pool = call.pool;
+  Plan best{};
+  double least = 0;
+  for (int64_t frames = pool.out[0]; frames >= 1; frames = frames == 1 ? 0 : (frames + 1) / 2) {
+    for (int64_t rows = 1; rows <= std::min<int64_t>(pool.out[1], 16); ++rows) {
+      const Plan plan = plan_for<Real>(call, frames, rows, winograd);
+      if (bytes_of<Real>(plan, call) > kCache && (rows > 1 || frames > 1)) continue;
+      const int64_t tasks = call.conv.batch * call.conv.groups * plan.tasks_t * plan.tasks_h;
+      const int64_t done = winograd ? kTile * plan.tile_rows() : plan.conv_rows;
+      const int64_t conv_frames = (frames - 1) * pool.stride[0] + pool.kernel[0];
+      // Frames and rows computed, and a share for packing what they need of the input.
+      const double cost = static_cast<double>(plan.tasks_t * plan.tasks_h) *
+          (static_cast<double>(done * conv_frames) + 0.02 * static_cast<double>(plan.packed.rows * plan.packed.frames)) *
+          (tasks < 8 ? 1.5 : 1.0);
+      if (best.block == 0 || cost < least) {
+        best = plan;
+        least = cost;
+      }
+    }
+  }
+  return best;
+}
+
+// Weights as the kernels read them, for every group and block: [tap][block], or [point][tap][block].
+template <typename Real>
+std::vector<Real> packed_weight(const ConvShape& conv, const Plan& plan, const Real* weight) {
+  const int64_t area = conv.kernel[1] * conv.kernel[2], deep = conv.channels * conv.kernel[0];
+  const int64_t plain = conv.taps() * plan.block, each = plan.winograd ? plain / area * kPoints : plain;
+  std::vector<Real> packed(static_cast<size_t>(conv.groups * plan.blocks * each)), square(static_cast<size_t>(plain));
+  for (int64_t b = 0; b < conv.groups * plan.blocks; ++b) {
+    const int64_t first = b % plan.blocks * plan.block, many = std::min(plan.block, conv.outputs - first);
+    Real* out = plan.winograd ? square.data() : packed.data() + b * each;
+    std::fill_n(out, plain, Real(0));
+    for (int64_t o = 0; o < many; ++o) {
+      const Real* from = weight + (b / plan.blocks * conv.outputs + first + o) * conv.taps();
+      for (int64_t k = 0; k < deep; ++k) {
+        for (int64_t s = 0; s < area; ++s) {
+          const int64_t tap = plan.winograd ? s * deep + k : k * area + s;
+          out[tap * plan.block + o] = from[k * area + s];
+        }
+      }
+    }
+    if (plan.winograd) MER_FAST_DISPATCH(winograd_weight, out, packed.data() + b * each, deep, plan.block);
+  }
+  return packed;
+}
+
+template <typename Real>
+std::vector<int64_t> tap_offsets(const ConvShape& conv, const Plan& plan) {
+  std::vector<int64_t> taps;
+  const PackedShape& p = plan.packed;
+  for (int64_t c = 0; c < conv.channels; ++c) {
+    for (int64_t t = 0; t < conv.kernel[0]; ++t) {
+      const int64_t frame = c * p.frames + t * conv.dilation[0];
+      if (plan.winograd) {
+        taps.push_back(frame * plan.tiles_frame());
+        continue;
+      }
+      for (int64_t h = 0; h < conv.kernel[1]; ++h) {
+        for (int64_t w = 0; w < conv.kernel[2]; ++w) {
+          const int64_t column = w * conv.dilation[2];
+          taps.push_back(
+              c * p.channel() + t * conv.dilation[0] * p.frame() + h * conv.dilation[1] * p.row() +
+              column % p.phases * p.width + column / p.phases);
+        }
+      }
+    }
+  }
+  return taps;
+}
+
+template <typename Real>
+struct Prepared {
+  Plan plan;
+  std::vector<Real> weight;
+  std::vector<int64_t> taps;
+  Prepared(const ConvCall& call, const Real* given, bool winograd)
+      : plan(best_plan<Real>(call, winograd)), weight(packed_weight(call.conv, plan, given)), taps(tap_offsets<Real>(call.conv, plan)) {}
+};
+
+// What one thread works with; made once for all the tasks it takes.
+template <typename Real>
+class Worker {
+ public:
+  Worker(const ConvCall& call, const Prepared<Real>& prepared, const Real* bias)
+      : call_(call), plan_(prepared.plan), prepared_(prepared), bias_(bias), packer_(call.conv, call.type, call.input),
+        packed_(size(plan_.packed.size())), ring_(size(call.pool.kernel[0] * plan_.frame_size())),
+        block_bias_(size(plan_.block)) {
+    if (plan_.winograd) {
+      tiles_.resize(size(kPoints * point_step() + 64));
+      products_.resize(size(kPoints * kMostPositions * plan_.block));
+      scratch_.resize(size(winograd_scratch(plan_.packed.width)));
+    }
+    const int64_t most = plan_.rows * call.pool.out[2] * plan_.block;
+    if (call.pooled) values_.resize(size(most));
+    if (call.winners) winners_.resize(size(most));
+    if (call.winners || element_size(call.type) != sizeof(Real)) turned_.resize(size(most));
+  }
+
+  // One piece of the output. False if a value was not finite and Winograd would hide where it came from.
+  bool run(int64_t task) {
+    const int64_t h = task % plan_.tasks_h * plan_.rows, t = task / plan_.tasks_h % plan_.tasks_t * plan_.frames;
+    const int64_t image_group = task / plan_.tasks_h / plan_.tasks_t;
+    const PoolShape& pool = call_.pool;
+    packer_.pack(image_group / call_.conv.groups, image_group % call_.conv.groups, t * pool.stride[0], h * pool.stride[1],
+                 plan_.packed, packed_.data());
+    if (plan_.winograd) transform();
+    bool finite = true;
+    for (int64_t b = 0; b < plan_.blocks && (finite || !plan_.winograd); ++b) {
+      finite &= run_block(image_group, b, t, h, std::min(plan_.frames, pool.out[0] - t), std::min(plan_.rows, pool.out[1] - h));
+    }
+    return finite;
+  }
+
+ private:
+  static size_t size(int64_t n) { return static_cast<size_t>(n); }
+  int64_t point_step() const { return plan_.packed.channels * plan_.packed.frames * plan_.tiles_frame(); }
+
+  void transform() {
+    for (int64_t f = 0; f < plan_.packed.channels * plan_.packed.frames; ++f) {
+      MER_FAST_DISPATCH(
+          winograd_input,
+          WinogradInput<Real>{packed_.data() + f * plan_.packed.frame(), plan_.packed.width, tiles_.data() + f * plan_.tiles_frame(),
+                              point_step(), plan_.tile_rows(), plan_.tiles_wide(), scratch_.data()});
+    }
+  }
+
+  // The convolution's frame t (of this task) for one block of channels.
+  void convolve_frame(int64_t t, const Real* weight, Real* out) {
+    const int64_t taps = static_cast<int64_t>(prepared_.taps.size());
+    if (plan_.winograd) {
+      MER_FAST_DISPATCH(
+          winograd_frame,
+          WinogradFrame<Real>{tiles_.data() + t * call_.conv.stride[0] * plan_.tiles_frame(), point_step(), prepared_.taps.data(), taps,
+                              weight, products_.data(), out, plan_.tile_rows(), plan_.tiles_wide()},
+          plan_.vectors);
+    } else {
+      MER_FAST_DISPATCH(
+          conv_frame,
+          ConvFrame<Real>{packed_.data() + t * call_.conv.stride[0] * plan_.packed.frame(), prepared_.taps.data(), taps,
+                          call_.conv.stride[1] * plan_.packed.row(), weight, out, plan_.conv_rows, plan_.positions,
+                          plan_.positions * plan_.block},
+          plan_.vectors);
+    }
+  }
+
+  bool run_block(int64_t image_group, int64_t b, int64_t first_t, int64_t first_h, int64_t frames, int64_t rows) {
+    const PoolShape& pool = call_.pool;
+    const int64_t group = image_group % call_.conv.groups, first = b * plan_.block;
+    const int64_t channels = std::min(plan_.block, call_.conv.outputs - first);
+    const int64_t each = static_cast<int64_t>(prepared_.weight.size()) / (call_.conv.groups * plan_.blocks);
+    const Real* weight = prepared_.weight.data() + (group * plan_.blocks + b) * each;
+    std::copy_n(bias_ + group * call_.conv.outputs + first, channels, block_bias_.data());
+    bool finite = true;
+    int64_t computed = -1;
+    for (int64_t t = 0; t < frames; ++t) {
+      std::vector<const Real*>& window = window_;
+      window.clear();
+      for (int64_t k = t * pool.stride[0]; k < t * pool.stride[0] + pool.kernel[0]; ++k) {
+        Real* frame = ring_.data() + k % pool.kernel[0] * plan_.frame_size();
+        if (k > computed) convolve_frame(k, weight, frame);
+        computed = std::max(computed, k);
+        window.push_back(frame);
+      }
+      const int64_t channel = image_group * call_.conv.outputs + first;
+      const int64_t out = ((channel * pool.out[0] + first_t + t) * pool.out[1] + first_h) * pool.out[2];
+      finite &= call_.pooled ? pool_frame(rows, channels, out) : finish_frame(rows, channels, out);
+    }
+    return finite;
+  }
+
+  bool pool_frame(int64_t rows, int64_t channels, int64_t out) {
+    const PoolShape& pool = call_.pool;
+    const bool finite = MER_FAST_DISPATCH(
+        pool_rows,
+        PoolRows<Real>{window_.data(), plan_.frame_width() * plan_.block, {pool.kernel[0], pool.kernel[1], pool.kernel[2]},
+                       pool.stride[1], pool.stride[2], rows, pool.out[2], block_bias_.data(), call_.activation, values_.data(),
+                       call_.winners ? winners_.data() : nullptr},
+        plan_.vectors);
+    const int64_t count = rows * pool.out[2];
+    write(values_.data(), count, channels, out);
+    if (call_.winners) write_winners(count, channels, out);
+    return finite;
+  }
+
+  bool finish_frame(int64_t rows, int64_t channels, int64_t out) {
+    bool finite = true;
+    const int64_t width = call_.pool.out[2], row = plan_.frame_width() * plan_.block;
+    const bool whole = row == width * plan_.block;  // rows lie end to end
+    for (int64_t h = 0; h < (whole ? 1 : rows); ++h) {
+      Real* values = ring_.data() + h * row;
+      const int64_t count = whole ? rows * width : width;
+      finite &= MER_FAST_DISPATCH(finish_rows, values, count, block_bias_.data(), call_.activation, plan_.vectors);
+      write(values, count, channels, out + h * width);
+    }
+    return finite;
+  }
+
+  int64_t channel_step() const { return call_.pool.out[0] * call_.pool.out[1] * call_.pool.out[2]; }
+
+  void turn(const Real* values, int64_t count, int64_t channels, Real* out, int64_t step) {
+    MER_FAST_DISPATCH(transpose_block, Turn<Real>{values, count, channels, plan_.block, plan_.block, out, step});
+  }
+
+  void write(const Real* values, int64_t count, int64_t channels, int64_t out) {
+    if (element_size(call_.type) == sizeof(Real)) {
+      turn(values, count, channels, static_cast<Real*>(call_.output) + out, channel_step());
+      return;
+    }
+    if constexpr (sizeof(Real) == 4) {
+      turn(values, count, channels, turned_.data(), count);
+      char* target = static_cast<char*>(call_.output);
+      for (int64_t c = 0; c < channels; ++c) {
+        MER_FAST_DISPATCH(
+            narrow, call_.type, turned_.data() + c * count, target + (out + c * channel_step()) * element_size(call_.type), count);
+      }
+    }
+  }
+
+  void write_winners(int64_t count, int64_t channels, int64_t out) {
+    turn(winners_.data(), count, channels, turned_.data(), count);
+    for (int64_t c = 0; c < channels; ++c) {
+      uint8_t* target = call_.winners + out + c * channel_step();
+      for (int64_t i = 0; i < count; ++i) target[i] = static_cast<uint8_t>(turned_[size(c * count + i)]);
+    }
+  }
+
+  const ConvCall& call_;
+  const Plan& plan_;
+  const Prepared<Real>& prepared_;
+  const Real* bias_;
+  Packer<Real> packer_;
+  std::vector<Real> packed_, ring_, block_bias_, tiles_, products_, scratch_, values_, winners_, turned_;
+  std::vector<const Real*> window_;
+};
+
+bool suits_winograd(const ConvCall& call) {
+  const ConvShape& s = call.conv;
+  return !call.exact && s.kernel[1] == 3 && s.kernel[2] == 3 && s.stride[1] == 1 && s.stride[2] == 1 && s.dilation[1] == 1 &&
+      s.dilation[2] == 1 && s.channels * s.kernel[0] >= 4;
+}
+
+// False if Winograd met a value that was not finite.
+template <typename Real>
+bool run_tasks(const ConvCall& call, const Real* weight, const Real* bias, bool winograd) {
+  const Prepared<Real> prepared(call, weight, winograd);
+  const int64_t tasks = call.conv.batch * call.conv.groups * prepared.plan.tasks_t * prepared.plan.tasks_h;
+  std::atomic<bool> finite{true};
+  torch::stable::parallel_for(0, tasks, 1, [&](int64_t first, int64_t last) {
+    Worker<Real> worker(call, prepared, bias);
+    for (int64_t task = first; task < last && finite; ++task) {
+      if (!worker.run(task) && winograd) finite = false;
+    }
+  });
+  return finite;
+}
+
+template <typename Real>
+void convolve_as(const ConvCall& call, const char* op, const Tensor& weight, const std::optional<Tensor>& bias) {
+  const AsReal<Real> weights(op, "weight", weight);
+  std::vector<Real> biases(static_cast<size_t>(call.conv.groups * call.conv.outputs), Real(0));
+  if (bias) {
+    const AsReal<Real> given(op, "bias", *bias);
+    std::copy_n(given.data(), biases.size(), biases.data());
+  }
+  // Infinity and NaN would spread over Winograd's tiles: where there are any, everything is computed by the formula.
+  if (sizeof(Real) == 4 && suits_winograd(call) && run_tasks(call, weights.data(), biases.data(), true)) return;
+  run_tasks(call, weights.data(), biases.data(), false);
+}
+
+}  // namespace
+
+void convolve(const ConvCall& call, const char* op, const Tensor& weight, const std::optional<Tensor>& bias) {
+  if (call.type == Element::f64) {
+    convolve_as<double>(call, op, weight, bias);
+  } else {
+    convolve_as<float>(call, op, weight, bias);
+  }
+}
+
+}  // namespace mer_fast

@@ -1,0 +1,48 @@
+// What follows a convolution's frames: bias, activation and max-pool, or bias and activation alone; and the way out.
+#pragma once
+
+#include <cstdint>
+
+#include "isa.h"
+
+namespace mer_fast {
+
+enum class Activation { none, relu, leaky_relu, gelu };
+
+constexpr double kLeakySlope = 0.01;
+
+// Pools rows of convolution values. With gelu the winner is chosen by it, and its value before the activation written.
+template <typename Real>
+struct PoolRows {
+  const Real* const* frames;  // one a place of the window in time, each [row][position][block]
+  int64_t row_step;
+  int64_t kernel[3];          // t, h, w
+  int64_t stride_h, stride_w;
+  int64_t rows, width;        // pooled
+  const Real* bias;           // [block]
+  Activation activation;
+  Real* values;               // [row * width][block]
+  Real* winners;              // as values, places in the window; nullptr where nobody asks
+};
+
+// in[row][column] to out[column][row].
+template <typename Real>
+struct Turn {
+  const Real* in;
+  int64_t rows, columns, readable;  // readable: columns that may be read, at least `columns`
+  int64_t row_step;
+  Real* out;
+  int64_t out_step;
+};
+
+// pool_rows and finish_rows return whether every convolution value that they saw was finite.
+// finish_rows: bias and activation in place on [count][block].
+#define MER_FAST_POOL_KERNELS(Real)                                                                      \
+  bool pool_rows(const PoolRows<Real>& rows, int vectors);                                               \
+  bool finish_rows(Real* values, int64_t count, const Real* bias, Activation activation, int vectors);   \
+  void transpose_block(const Turn<Real>& turn)
+
+MER_FAST_DECLARE_KERNEL(MER_FAST_POOL_KERNELS(float))
+MER_FAST_DECLARE_KERNEL(MER_FAST_POOL_KERNELS(double))
+
+}  // namespace mer_fast
