@@ -17,13 +17,14 @@ STABLE_TORCH_LIBRARY(mer_fast, m) {
       "conv3d(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, "
       "str activation, bool exact) -> Tensor");
   // the same, then max-pool -> (output, winners): winners, uint8, is the place (t * kh + h) * kw + w in its window of the
-  // value that won; empty unless keep_winners. With "gelu" output is what goes into the activation at the winner.
+  // value that won, or 255 where that is nothing after "relu"; empty unless keep_winners. With "leaky_relu" and "gelu" the
+  // output is what goes into the activation at the winner: the caller applies it.
   m.def(
       "conv3d_pool(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, "
       "str activation, int[] pool_kernel, int[] pool_stride, bool keep_winners, bool exact) -> (Tensor, Tensor)");
-  // grad and output of the forward's shape -> gradients of input, weight and bias, each empty unless needed
+  // grad of the forward's output -> gradients of input, weight and bias, each empty unless needed
   m.def(
-      "conv3d_pool_backward(Tensor grad, Tensor output, Tensor winners, Tensor input, Tensor weight, int[] stride, "
-      "int[] padding, int[] dilation, int groups, str activation, int[] pool_kernel, int[] pool_stride, "
-      "bool need_input, bool need_weight, bool need_bias) -> (Tensor, Tensor, Tensor)");
+      "conv3d_pool_backward(Tensor grad, Tensor winners, Tensor input, Tensor weight, int[] stride, int[] padding, "
+      "int[] dilation, int groups, int[] pool_kernel, int[] pool_stride, bool need_input, bool need_weight, bool need_bias) "
+      "-> (Tensor, Tensor, Tensor)");
 }

@@ -5,38 +5,52 @@
 #include <atomic>
 
 #include "conv3d_pack.h"
+#include "conv3d_pointwise.h"
 
 namespace mer_fast {
 namespace {
 
 constexpr int64_t kCache = 1 << 20;  // bytes that a task should work in: half of a second-level cache
 
+constexpr int64_t kLeastTaps = 4;       // (channels, times t) for which Winograd's transforms are worth their time
+constexpr double kWinogradGain = 0.7;   // and the share of the products that must remain at most
+
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // How the output is cut into tasks, and what one task needs.
 struct Plan {
-  bool winograd;
+  int winograd;                  // outputs of a tile, a side; 0: direct
   int vectors;
   int64_t block, blocks;         // channels side by side in vectors, and how many such blocks a group has
   int64_t frames, rows;          // pooled, of a task
   int64_t tasks_t, tasks_h;
   int64_t conv_rows, positions;  // of a task's frame; tiles may reach past them
+  int64_t stride_t;
+  int64_t tiles_at_once;         // Winograd's, for each reading of the weights
+  int64_t pooled_at_once;        // pooled frames computed together, so that weights are read less often
+  int64_t ring;                  // convolution frames kept for that
   PackedShape packed;
 
-  int64_t tile_rows() const { return divide_up(conv_rows, kTile); }
-  int64_t tiles_wide() const { return divide_up(positions, kTile); }
-  int64_t tiles_frame() const { return tile_rows() * tiles_wide() + kTilePad; }
-  int64_t frame_width() const { return winograd ? kTile * tiles_wide() : positions; }
-  int64_t frame_size() const { return (winograd ? kTile * tile_rows() : conv_rows) * frame_width() * block; }
+  int64_t tile_rows() const { return divide_up(conv_rows, winograd); }
+  int64_t tiles_wide() const { return divide_up(positions, winograd); }
+  int64_t tiles_frame() const { return tile_rows() * tiles_wide(); }
+  // Transformed frames of one residue modulo the stride in time lie together, so that those of successive outputs do.
+  int64_t place_of_frame(int64_t frame) const {
+    const int64_t residue = frame % stride_t, before = std::min(residue, packed.frames % stride_t);
+    return residue * (packed.frames / stride_t) + before + frame / stride_t;
+  }
+  int64_t frame_width() const { return winograd ? winograd * tiles_wide() : positions; }
+  int64_t frame_size() const { return (winograd ? winograd * tile_rows() : conv_rows) * frame_width() * block; }
 };
 
 template <typename Real>
-Plan plan_for(const ConvCall& call, int64_t frames, int64_t rows, bool winograd) {
+Plan plan_for(const ConvCall& call, int64_t frames, int64_t rows, int winograd) {
   const ConvShape& conv = call.conv;
   const PoolShape& pool = call.pool;
   Plan plan{};
   const int64_t lanes = MER_FAST_DISPATCH(vector_lanes, sizeof(Real));
   plan.winograd = winograd;
+  plan.stride_t = conv.stride[0];
   plan.vectors = conv.outputs > lanes ? 2 : 1;
   plan.block = plan.vectors * lanes;
   plan.blocks = divide_up(conv.outputs, plan.block);
@@ -49,9 +63,16 @@ Plan plan_for(const ConvCall& call, int64_t frames, int64_t rows, bool winograd)
   const int64_t conv_frames = (frames - 1) * pool.stride[0] + pool.kernel[0];
   plan.packed.channels = conv.channels;
   plan.packed.frames = (conv_frames - 1) * conv.stride[0] + (conv.kernel[0] - 1) * conv.dilation[0] + 1;
+  // Products of a few tiles stay in the first-level cache; weights that do not fit there should be read less often.
+  const int64_t weights = plan.block * static_cast<int64_t>(sizeof(Real)) *
+      (winograd ? winograd_points(winograd) * conv.channels * conv.kernel[0] : conv.taps());
+  plan.tiles_at_once = weights < (96 << 10) ? 12 : 48;
+  const int64_t positions = winograd ? plan.tile_rows() * plan.tiles_wide() : plan.conv_rows * plan.positions;
+  plan.pooled_at_once = weights < (winograd ? 96 << 10 : 16 << 10) ? 1 : std::clamp<int64_t>((winograd ? 48 : 160) / (positions * pool.stride[0]), 1, frames);
+  plan.ring = pool.kernel[0] + (plan.pooled_at_once - 1) * pool.stride[0];
   if (winograd) {
-    plan.packed.rows = kTile * plan.tile_rows() + 2;
-    plan.packed.phases = kTile;
+    plan.packed.rows = winograd * plan.tile_rows() + 2;
+    plan.packed.phases = winograd;
     plan.packed.width = plan.tiles_wide() + 1;
   } else {
     plan.packed.rows = (plan.conv_rows - 1) * conv.stride[1] + (conv.kernel[1] - 1) * conv.dilation[1] + 1;
@@ -63,13 +84,13 @@ Plan plan_for(const ConvCall& call, int64_t frames, int64_t rows, bool winograd)
 
 template <typename Real>
 int64_t bytes_of(const Plan& plan, const ConvCall& call) {
-  const int64_t tiles = plan.winograd ? kPoints * plan.packed.channels * plan.packed.frames * plan.tiles_frame() : 0;
-  return (plan.packed.size() + tiles + call.pool.kernel[0] * plan.frame_size()) * static_cast<int64_t>(sizeof(Real));
+  const int64_t tiles = plan.winograd ? winograd_points(plan.winograd) * plan.packed.channels * plan.packed.frames * plan.tiles_frame() : 0;
+  return (plan.packed.size() + tiles + plan.ring * plan.frame_size()) * static_cast<int64_t>(sizeof(Real));
 }
 
 // The cheapest cut that fits the cache: few repeated rows and frames, and enough tasks for the threads.
 template <typename Real>
-Plan best_plan(const ConvCall& call, bool winograd) {
+Plan best_plan(const ConvCall& call, int winograd) {
   const PoolShape& pool = call.pool;
   Plan best{};
   double least = 0;
@@ -78,7 +99,7 @@ Plan best_plan(const ConvCall& call, bool winograd) {
       const Plan plan = plan_for<Real>(call, frames, rows, winograd);
       if (bytes_of<Real>(plan, call) > kCache && (rows > 1 || frames > 1)) continue;
       const int64_t tasks = call.conv.batch * call.conv.groups * plan.tasks_t * plan.tasks_h;
-      const int64_t done = winograd ? kTile * plan.tile_rows() : plan.conv_rows;
+      const int64_t done = winograd ? winograd * plan.tile_rows() : plan.conv_rows;
       const int64_t conv_frames = (frames - 1) * pool.stride[0] + pool.kernel[0];
       // Frames and rows computed, and a share for packing what they need of the input.
       const double cost = static_cast<double>(plan.tasks_t * plan.tasks_h) *
@@ -97,7 +118,7 @@ Plan best_plan(const ConvCall& call, bool winograd) {
 template <typename Real>
 std::vector<Real> packed_weight(const ConvShape& conv, const Plan& plan, const Real* weight) {
   const int64_t area = conv.kernel[1] * conv.kernel[2], deep = conv.channels * conv.kernel[0];
-  const int64_t plain = conv.taps() * plan.block, each = plan.winograd ? plain / area * kPoints : plain;
+  const int64_t plain = conv.taps() * plan.block, each = plan.winograd ? plain / area * winograd_points(plan.winograd) : plain;
   std::vector<Real> packed(static_cast<size_t>(conv.groups * plan.blocks * each)), square(static_cast<size_t>(plain));
   for (int64_t b = 0; b < conv.groups * plan.blocks; ++b) {
     const int64_t first = b % plan.blocks * plan.block, many = std::min(plan.block, conv.outputs - first);
@@ -112,7 +133,7 @@ std::vector<Real> packed_weight(const ConvShape& conv, const Plan& plan, const R
         }
       }
     }
-    if (plan.winograd) MER_FAST_DISPATCH(winograd_weight, out, packed.data() + b * each, deep, plan.block);
+    if (plan.winograd) MER_FAST_DISPATCH(winograd_weight, plan.winograd, out, packed.data() + b * each, deep, plan.block);
   }
   return packed;
 }
@@ -123,9 +144,8 @@ std::vector<int64_t> tap_offsets(const ConvShape& conv, const Plan& plan) {
   const PackedShape& p = plan.packed;
   for (int64_t c = 0; c < conv.channels; ++c) {
     for (int64_t t = 0; t < conv.kernel[0]; ++t) {
-      const int64_t frame = c * p.frames + t * conv.dilation[0];
       if (plan.winograd) {
-        taps.push_back(frame * plan.tiles_frame());
+        taps.push_back((c * p.frames + plan.place_of_frame(t * conv.dilation[0])) * plan.tiles_frame());
         continue;
       }
       for (int64_t h = 0; h < conv.kernel[1]; ++h) {
@@ -146,7 +166,7 @@ struct Prepared {
   Plan plan;
   std::vector<Real> weight;
   std::vector<int64_t> taps;
-  Prepared(const ConvCall& call, const Real* given, bool winograd)
+  Prepared(const ConvCall& call, const Real* given, int winograd)
       : plan(best_plan<Real>(call, winograd)), weight(packed_weight(call.conv, plan, given)), taps(tap_offsets<Real>(call.conv, plan)) {}
 };
 
@@ -156,12 +176,12 @@ class Worker {
  public:
   Worker(const ConvCall& call, const Prepared<Real>& prepared, const Real* bias)
       : call_(call), plan_(prepared.plan), prepared_(prepared), bias_(bias), packer_(call.conv, call.type, call.input),
-        packed_(size(plan_.packed.size())), ring_(size(call.pool.kernel[0] * plan_.frame_size())),
+        packed_(size(plan_.packed.size())), ring_(size(plan_.ring * plan_.frame_size())),
         block_bias_(size(plan_.block)) {
     if (plan_.winograd) {
-      tiles_.resize(size(kPoints * point_step() + 64));
-      products_.resize(size(kPoints * kMostPositions * plan_.block));
-      scratch_.resize(size(winograd_scratch(plan_.packed.width)));
+      tiles_.resize(size(points() * point_step() + 64));
+      products_.resize(size(points() * plan_.tiles_at_once * plan_.block));
+      scratch_.resize(size(winograd_scratch(plan_.winograd, plan_.packed.width)));
     }
     const int64_t most = plan_.rows * call.pool.out[2] * plan_.block;
     if (call.pooled) values_.resize(size(most));
@@ -186,33 +206,48 @@ class Worker {
 
  private:
   static size_t size(int64_t n) { return static_cast<size_t>(n); }
-  int64_t point_step() const { return plan_.packed.channels * plan_.packed.frames * plan_.tiles_frame(); }
+  int64_t points() const { return winograd_points(plan_.winograd); }
+  int64_t point_step() const { return plan_.packed.channels * plan_.packed.frames * plan_.tiles_frame() + kTilePad; }
 
   void transform() {
-    for (int64_t f = 0; f < plan_.packed.channels * plan_.packed.frames; ++f) {
-      MER_FAST_DISPATCH(
-          winograd_input,
-          WinogradInput<Real>{packed_.data() + f * plan_.packed.frame(), plan_.packed.width, tiles_.data() + f * plan_.tiles_frame(),
-                              point_step(), plan_.tile_rows(), plan_.tiles_wide(), scratch_.data()});
+    for (int64_t p = 0; p < points(); ++p) std::fill_n(tiles_.data() + (p + 1) * point_step() - kTilePad, kTilePad, Real(0));
+    for (int64_t c = 0; c < plan_.packed.channels; ++c) {
+      // In the order of their places: each may write a little past its end.
+      for (int64_t i = 0, t = 0, residue = 0; i < plan_.packed.frames; ++i, t += plan_.stride_t) {
+        if (t >= plan_.packed.frames) t = ++residue;
+        const int64_t place = (c * plan_.packed.frames + plan_.place_of_frame(t)) * plan_.tiles_frame();
+        MER_FAST_DISPATCH(
+            winograd_input, plan_.winograd,
+            WinogradInput<Real>{packed_.data() + c * plan_.packed.channel() + t * plan_.packed.frame(), plan_.packed.width,
+                                tiles_.data() + place, point_step(), plan_.tile_rows(), plan_.tiles_wide(), scratch_.data()});
+      }
     }
   }
 
-  // The convolution's frame t (of this task) for one block of channels.
-  void convolve_frame(int64_t t, const Real* weight, Real* out) {
-    const int64_t taps = static_cast<int64_t>(prepared_.taps.size());
+  // Frames t, t + 1, ... of the convolution (of this task) for one block of channels.
+  void convolve_frames(int64_t t, int64_t frames, const Real* weight, Real* out) {
+    const int64_t taps = static_cast<int64_t>(prepared_.taps.size()), frame_step = call_.conv.stride[0] * plan_.packed.frame();
     if (plan_.winograd) {
       MER_FAST_DISPATCH(
-          winograd_frame,
-          WinogradFrame<Real>{tiles_.data() + t * call_.conv.stride[0] * plan_.tiles_frame(), point_step(), prepared_.taps.data(), taps,
-                              weight, products_.data(), out, plan_.tile_rows(), plan_.tiles_wide()},
+          winograd_frames, plan_.winograd,
+          WinogradFrames<Real>{tiles_.data() + t * plan_.tiles_frame(), point_step(), prepared_.taps.data(), taps, weight,
+                               plan_.tiles_at_once, products_.data(), out, frames, plan_.tile_rows(), plan_.tiles_wide()},
           plan_.vectors);
     } else {
       MER_FAST_DISPATCH(
-          conv_frame,
-          ConvFrame<Real>{packed_.data() + t * call_.conv.stride[0] * plan_.packed.frame(), prepared_.taps.data(), taps,
-                          call_.conv.stride[1] * plan_.packed.row(), weight, out, plan_.conv_rows, plan_.positions,
-                          plan_.positions * plan_.block},
+          conv_frames,
+          ConvFrames<Real>{packed_.data() + t * frame_step, prepared_.taps.data(), taps, frame_step,
+                           call_.conv.stride[1] * plan_.packed.row(), weight, out, frames, plan_.conv_rows, plan_.positions},
           plan_.vectors);
+    }
+  }
+
+  // Computes the frames up to `last` that are missing; frame k stays at place k % ring.
+  void complete(int64_t last, const Real* weight) {
+    while (computed_ <= last) {
+      const int64_t place = computed_ % plan_.ring, many = std::min(last + 1 - computed_, plan_.ring - place);
+      convolve_frames(computed_, many, weight, ring_.data() + place * plan_.frame_size());
+      computed_ += many;
     }
   }
 
@@ -224,16 +259,13 @@ class Worker {
     const Real* weight = prepared_.weight.data() + (group * plan_.blocks + b) * each;
     std::copy_n(bias_ + group * call_.conv.outputs + first, channels, block_bias_.data());
     bool finite = true;
-    int64_t computed = -1;
+    computed_ = 0;
     for (int64_t t = 0; t < frames; ++t) {
-      std::vector<const Real*>& window = window_;
-      window.clear();
-      for (int64_t k = t * pool.stride[0]; k < t * pool.stride[0] + pool.kernel[0]; ++k) {
-        Real* frame = ring_.data() + k % pool.kernel[0] * plan_.frame_size();
-        if (k > computed) convolve_frame(k, weight, frame);
-        computed = std::max(computed, k);
-        window.push_back(frame);
-      }
+      const int64_t begin = t * pool.stride[0], together = std::min(frames, t - t % plan_.pooled_at_once + plan_.pooled_at_once);
+      computed_ = std::max(computed_, begin);  // frames between windows are skipped
+      complete((together - 1) * pool.stride[0] + pool.kernel[0] - 1, weight);
+      window_.clear();
+      for (int64_t k = begin; k < begin + pool.kernel[0]; ++k) window_.push_back(ring_.data() + k % plan_.ring * plan_.frame_size());
       const int64_t channel = image_group * call_.conv.outputs + first;
       const int64_t out = ((channel * pool.out[0] + first_t + t) * pool.out[1] + first_h) * pool.out[2];
       finite &= call_.pooled ? pool_frame(rows, channels, out) : finish_frame(rows, channels, out);
@@ -250,7 +282,7 @@ class Worker {
                        call_.winners ? winners_.data() : nullptr},
         plan_.vectors);
     const int64_t count = rows * pool.out[2];
-    write(values_.data(), count, channels, out);
+    write(values_.data(), count, channels, out, false);
     if (call_.winners) write_winners(count, channels, out);
     return finite;
   }
@@ -260,37 +292,35 @@ class Worker {
     const int64_t width = call_.pool.out[2], row = plan_.frame_width() * plan_.block;
     const bool whole = row == width * plan_.block;  // rows lie end to end
     for (int64_t h = 0; h < (whole ? 1 : rows); ++h) {
-      Real* values = ring_.data() + h * row;
-      const int64_t count = whole ? rows * width : width;
-      finite &= MER_FAST_DISPATCH(finish_rows, values, count, block_bias_.data(), call_.activation, plan_.vectors);
-      write(values, count, channels, out + h * width);
+      finite &= write(window_[0] + h * row, whole ? rows * width : width, channels, out + h * width, true);
     }
     return finite;
   }
 
   int64_t channel_step() const { return call_.pool.out[0] * call_.pool.out[1] * call_.pool.out[2]; }
 
-  void turn(const Real* values, int64_t count, int64_t channels, Real* out, int64_t step) {
-    MER_FAST_DISPATCH(transpose_block, Turn<Real>{values, count, channels, plan_.block, plan_.block, out, step});
-  }
-
-  void write(const Real* values, int64_t count, int64_t channels, int64_t out) {
-    if (element_size(call_.type) == sizeof(Real)) {
-      turn(values, count, channels, static_cast<Real*>(call_.output) + out, channel_step());
-      return;
+  // values[count][block] to the output, with bias and activation where they are the convolution's own.
+  bool write(const Real* values, int64_t count, int64_t channels, int64_t out, bool finish) {
+    const bool same = element_size(call_.type) == sizeof(Real);
+    Turn<Real> turn{values, count, channels, plan_.block, plan_.block, same ? static_cast<Real*>(call_.output) + out : turned_.data(),
+                    same ? channel_step() : count};
+    bool finite = true;
+    if (finish) {
+      finite = MER_FAST_DISPATCH(finish_block, turn, block_bias_.data(), call_.activation);
+    } else {
+      MER_FAST_DISPATCH(transpose_block, turn);
     }
     if constexpr (sizeof(Real) == 4) {
-      turn(values, count, channels, turned_.data(), count);
-      char* target = static_cast<char*>(call_.output);
-      for (int64_t c = 0; c < channels; ++c) {
-        MER_FAST_DISPATCH(
-            narrow, call_.type, turned_.data() + c * count, target + (out + c * channel_step()) * element_size(call_.type), count);
+      for (int64_t c = 0; c < (same ? 0 : channels); ++c) {
+        char* target = static_cast<char*>(call_.output) + (out + c * channel_step()) * element_size(call_.type);
+        MER_FAST_DISPATCH(narrow, call_.type, turned_.data() + c * count, target, count);
       }
     }
+    return finite;
   }
 
   void write_winners(int64_t count, int64_t channels, int64_t out) {
-    turn(winners_.data(), count, channels, turned_.data(), count);
+    MER_FAST_DISPATCH(transpose_block, Turn<Real>{winners_.data(), count, channels, plan_.block, plan_.block, turned_.data(), count});
     for (int64_t c = 0; c < channels; ++c) {
       uint8_t* target = call_.winners + out + c * channel_step();
       for (int64_t i = 0; i < count; ++i) target[i] = static_cast<uint8_t>(turned_[size(c * count + i)]);
@@ -304,17 +334,33 @@ class Worker {
   Packer<Real> packer_;
   std::vector<Real> packed_, ring_, block_bias_, tiles_, products_, scratch_, values_, winners_, turned_;
   std::vector<const Real*> window_;
+  int64_t computed_ = 0;  // frames of this block so far
 };
 
-bool suits_winograd(const ConvCall& call) {
+// The tile that takes the fewest products, or 0 where the formula itself is faster.
+int winograd_tile(const ConvCall& call) {
   const ConvShape& s = call.conv;
-  return !call.exact && s.kernel[1] == 3 && s.kernel[2] == 3 && s.stride[1] == 1 && s.stride[2] == 1 && s.dilation[1] == 1 &&
-      s.dilation[2] == 1 && s.channels * s.kernel[0] >= 4;
+  const bool possible = s.kernel[1] == 3 && s.kernel[2] == 3 && s.stride[1] == 1 && s.stride[2] == 1 && s.dilation[1] == 1 && s.dilation[2] == 1;
+  if (!possible || call.exact || call.type == Element::f64 || s.channels * s.kernel[0] < kLeastTaps) return 0;
+  int best = 0;
+  double least = kWinogradGain * 9;
+  for (const int m : {4, 3}) {
+    double products = winograd_points(m);
+    for (int d = 1; d < 3; ++d) {
+      const int64_t positions = (call.pool.out[d] - 1) * call.pool.stride[d] + call.pool.kernel[d];
+      products *= static_cast<double>(divide_up(positions, m)) / static_cast<double>(positions);
+    }
+    if (products < least) {
+      best = m;
+      least = products;
+    }
+  }
+  return best;
 }
 
 // False if Winograd met a value that was not finite.
 template <typename Real>
-bool run_tasks(const ConvCall& call, const Real* weight, const Real* bias, bool winograd) {
+bool run_tasks(const ConvCall& call, const Real* weight, const Real* bias, int winograd) {
   const Prepared<Real> prepared(call, weight, winograd);
   const int64_t tasks = call.conv.batch * call.conv.groups * prepared.plan.tasks_t * prepared.plan.tasks_h;
   std::atomic<bool> finite{true};
@@ -335,9 +381,11 @@ void convolve_as(const ConvCall& call, const char* op, const Tensor& weight, con
     const AsReal<Real> given(op, "bias", *bias);
     std::copy_n(given.data(), biases.size(), biases.data());
   }
+  if (suits_pointwise(call)) return convolve_pointwise(call, weights.data(), biases.data());
   // Infinity and NaN would spread over Winograd's tiles: where there are any, everything is computed by the formula.
-  if (sizeof(Real) == 4 && suits_winograd(call) && run_tasks(call, weights.data(), biases.data(), true)) return;
-  run_tasks(call, weights.data(), biases.data(), false);
+  const int tile = winograd_tile(call);
+  if (tile && run_tasks(call, weights.data(), biases.data(), tile)) return;
+  run_tasks(call, weights.data(), biases.data(), 0);
 }
 
 }  // namespace

@@ -6,149 +6,246 @@ namespace mer_fast::MER_ISA {
 
 namespace {
 
+// Taps whose weights, and the input under them, stay in the first-level cache while all rows pass.
+constexpr int64_t kTapsAtOnce = 160;
+
 template <typename Real>
-void frame_rows(const ConvFrame<Real>& f, int vectors) {
+void direct(const ConvFrames<Real>& f, int vectors) {
   const Pieces pieces(f.positions);
   const Tile<Real> run = tile_of<Real>(pieces.width, vectors);
-  const int64_t block = vectors * lanes_of<Real>;
-  for (int64_t r = 0; r < f.rows; ++r) {
-    for (int64_t i = 0; i < pieces.count; ++i) {
-      const int64_t w = pieces.begin(i);
-      run(f.input + r * f.row_step + w, f.taps, f.num_taps, f.weight, f.out + r * f.out_row_step + w * block);
+  const int64_t block = vectors * lanes_of<Real>, parts = (f.num_taps + kTapsAtOnce - 1) / kTapsAtOnce;
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t first = f.num_taps * part / parts, count = f.num_taps * (part + 1) / parts - first;
+    for (int64_t r = 0; r < f.frames * f.rows; ++r) {
+      const Real* row = f.input + r / f.rows * f.frame_step + r % f.rows * f.row_step;
+      for (int64_t i = 0; i < pieces.count; ++i) {
+        const int64_t w = pieces.begin(i);
+        // Where the last piece repeats positions, their sums so far would be added to twice.
+        const int64_t again = part > 0 && i > 0 ? pieces.begin(i - 1) + pieces.width - w : 0;
+        Real* out = f.out + (r * f.positions + w) * block;
+        if (again > 0) {
+          tile_of<Real>(pieces.width - again, vectors)(
+              row + w + again, f.taps + first, count, f.weight + first * block, out + again * block, true);
+        } else {
+          run(row + w, f.taps + first, count, f.weight + first * block, out, part > 0);
+        }
+      }
     }
   }
 }
 
-// --- Winograd F(3x3, 3x3), points 0, 1, -1, 2 and infinity -----------------------------------------------------------
-template <typename T>
-inline void input_points(const T* d, T* o) {
-  o[0] = 2 * (d[0] - d[2]) - d[1] + d[3];
-  o[1] = d[3] - d[2] - 2 * d[1];
-  o[2] = d[3] + 2 * d[1] - 3 * d[2];
-  o[3] = d[3] - d[1];
-  o[4] = d[4] - d[2] - 2 * (d[3] - d[1]);
-}
+// --- Winograd: one dimension at a time, m outputs from m + 2 points --------------------------------------------------
+template <int M>
+struct Winograd;
 
-template <typename T>
-inline void weight_points(const T* g, T* o) {
-  o[0] = g[0] / 2;
-  o[1] = -(g[0] + g[1] + g[2]) / 2;
-  o[2] = (g[1] - g[0] - g[2]) / 6;
-  o[3] = (g[0] + 2 * g[1] + 4 * g[2]) / 6;
-  o[4] = g[2];
-}
+template <>
+struct Winograd<3> {  // points 0, 1, -1, 2 and infinity
+  template <typename T>
+  static inline void input(const T* d, T* o) {
+    o[0] = 2 * (d[0] - d[2]) - d[1] + d[3];
+    o[1] = d[3] - d[2] - 2 * d[1];
+    o[2] = d[3] + 2 * d[1] - 3 * d[2];
+    o[3] = d[3] - d[1];
+    o[4] = d[4] - d[2] - 2 * (d[3] - d[1]);
+  }
+  template <typename T>
+  static inline void weight(const T* g, T* o) {
+    o[0] = g[0] / 2;
+    o[1] = -(g[0] + g[1] + g[2]) / 2;
+    o[2] = (g[1] - g[0] - g[2]) / 6;
+    o[3] = (g[0] + 2 * g[1] + 4 * g[2]) / 6;
+    o[4] = g[2];
+  }
+  template <typename T>
+  static inline void output(const T* m, T* y) {
+    const T sum = m[1] + m[2];
+    y[0] = m[0] + sum + m[3];
+    y[1] = m[1] - m[2] + 2 * m[3];
+    y[2] = sum + 4 * m[3] + m[4];
+  }
+};
 
-template <typename T>
-inline void output_values(const T* m, T* y) {
-  const T sum = m[1] + m[2];
-  y[0] = m[0] + sum + m[3];
-  y[1] = m[1] - m[2] + 2 * m[3];
-  y[2] = sum + 4 * m[3] + m[4];
-}
+template <>
+struct Winograd<4> {  // points 0, 1, -1, 2, -2 and infinity
+  template <typename T>
+  static inline void input(const T* d, T* o) {
+    const T a = d[4] - 4 * d[2], b = d[3] - 4 * d[1], c = d[4] - d[2], e = 2 * (d[3] - d[1]);
+    o[0] = 4 * d[0] - 5 * d[2] + d[4];
+    o[1] = a + b;
+    o[2] = a - b;
+    o[3] = c + e;
+    o[4] = c - e;
+    o[5] = 4 * d[1] - 5 * d[3] + d[5];
+  }
+  template <typename T>
+  static inline void weight(const T* g, T* o) {
+    const T ends = g[0] + g[2], far = g[0] + 4 * g[2];
+    o[0] = g[0] / 4;
+    o[1] = -(ends + g[1]) / 6;
+    o[2] = (g[1] - ends) / 6;
+    o[3] = (far + 2 * g[1]) / 24;
+    o[4] = (far - 2 * g[1]) / 24;
+    o[5] = g[2];
+  }
+  template <typename T>
+  static inline void output(const T* m, T* y) {
+    const T a = m[1] + m[2], b = m[1] - m[2], c = m[3] + m[4], d = m[3] - m[4];
+    y[0] = m[0] + a + c;
+    y[1] = b + 2 * d;
+    y[2] = a + 4 * c;
+    y[3] = b + 8 * d + m[5];
+  }
+};
 
-template <typename Real>
+template <typename Real, int M>
 void transform_weight(const Real* weight, Real* out, int64_t num_taps, int64_t block) {
+  constexpr int side = M + 2;
   const int64_t step = num_taps * block;
   for (int64_t i = 0; i < step; i += lanes_of<Real>) {
-    VecOf<Real> half[3][5], column[3], points[5];
+    VecOf<Real> half[3][side], column[3], points[side];
     for (int kh = 0; kh < 3; ++kh) {
       for (int kw = 0; kw < 3; ++kw) column[kw] = vload(weight + (kh * 3 + kw) * step + i);
-      weight_points(column, half[kh]);
+      Winograd<M>::weight(column, half[kh]);
     }
-    for (int b = 0; b < 5; ++b) {
+    for (int b = 0; b < side; ++b) {
       for (int kh = 0; kh < 3; ++kh) column[kh] = half[kh][b];
-      weight_points(column, points);
-      for (int a = 0; a < 5; ++a) vstore(out + (a * 5 + b) * step + i, points[a]);
+      Winograd<M>::weight(column, points);
+      for (int a = 0; a < side; ++a) vstore(out + (a * side + b) * step + i, points[a]);
     }
   }
 }
 
-template <typename Real>
+template <typename Real, int M>
 void transform_input(const WinogradInput<Real>& f) {
-  constexpr int lanes = lanes_of<Real>;
-  const int64_t width = kTile * f.phase_width;
+  constexpr int lanes = lanes_of<Real>, side = M + 2;
+  const int64_t width = M * f.phase_width;
   const int64_t step = (width + lanes - 1) / lanes * lanes;
   for (int64_t r = 0; r < f.tile_rows; ++r) {
-    const Real* rows = f.rows + r * kTile * width;
+    const Real* rows = f.rows + r * M * width;
     for (int64_t q = 0; q < width; q += lanes) {  // down the columns; what lies past the end of a row is not used
-      VecOf<Real> d[5], o[5];
-      for (int a = 0; a < 5; ++a) d[a] = vload(rows + a * width + q);
-      input_points(d, o);
-      for (int a = 0; a < 5; ++a) vstore(f.scratch + a * step + q, o[a]);
+      VecOf<Real> d[side], o[side];
+      for (int a = 0; a < side; ++a) d[a] = vload(rows + a * width + q);
+      Winograd<M>::input(d, o);
+      for (int a = 0; a < side; ++a) vstore(f.scratch + a * step + q, o[a]);
     }
-    for (int a = 0; a < 5; ++a) {
+    for (int a = 0; a < side; ++a) {
       const Real* row = f.scratch + a * step;
       for (int64_t k = 0; k < f.tiles_wide; k += lanes) {
-        VecOf<Real> d[5], o[5];
-        for (int b = 0; b < 5; ++b) d[b] = vload(row + b % kTile * f.phase_width + b / kTile + k);
-        input_points(d, o);
-        Real* target = f.tiles + a * 5 * f.point_step + r * f.tiles_wide + k;
-        for (int b = 0; b < 5; ++b) vstore(target + b * f.point_step, o[b]);
+        VecOf<Real> d[side], o[side];
+        for (int b = 0; b < side; ++b) d[b] = vload(row + b % M * f.phase_width + b / M + k);
+        Winograd<M>::input(d, o);
+        Real* target = f.tiles + a * side * f.point_step + r * f.tiles_wide + k;
+        for (int b = 0; b < side; ++b) vstore(target + b * f.point_step, o[b]);
       }
     }
   }
 }
 
-template <typename Real>
+template <typename Real, int M>
 inline void tile_outputs(const Real* products, int64_t point_step, Real* out, int64_t row_step, int64_t position_step) {
-  VecOf<Real> half[5][3], m[5], y[3];
-#pragma GCC unroll 5
-  for (int a = 0; a < 5; ++a) {
-#pragma GCC unroll 5
-    for (int b = 0; b < 5; ++b) m[b] = vload(products + (a * 5 + b) * point_step);
-    output_values(m, half[a]);
+  constexpr int side = M + 2;
+  VecOf<Real> half[side][M], m[side], y[M];
+#pragma GCC unroll 6
+  for (int a = 0; a < side; ++a) {
+#pragma GCC unroll 6
+    for (int b = 0; b < side; ++b) m[b] = vload(products + (a * side + b) * point_step);
+    Winograd<M>::output(m, half[a]);
   }
-#pragma GCC unroll 3
-  for (int j = 0; j < 3; ++j) {
-#pragma GCC unroll 5
-    for (int a = 0; a < 5; ++a) m[a] = half[a][j];
-    output_values(m, y);
-#pragma GCC unroll 3
-    for (int i = 0; i < 3; ++i) vstore(out + i * row_step + j * position_step, y[i]);
+#pragma GCC unroll 4
+  for (int j = 0; j < M; ++j) {
+#pragma GCC unroll 6
+    for (int a = 0; a < side; ++a) m[a] = half[a][j];
+    Winograd<M>::output(m, y);
+#pragma GCC unroll 4
+    for (int i = 0; i < M; ++i) vstore(out + i * row_step + j * position_step, y[i]);
   }
 }
 
-// Their products, of all points, should stay in the first-level cache.
-constexpr int64_t kTilesAtOnce = kWidest < 12 ? kWidest : 12;
-
-template <typename Real>
-void multiply_frame(const WinogradFrame<Real>& f, int vectors) {
+template <typename Real, int M>
+void multiply(const WinogradFrames<Real>& f, int vectors) {
   constexpr int lanes = lanes_of<Real>;
-  const Pieces pieces(f.tile_rows * f.tiles_wide, kTilesAtOnce);
-  const Tile<Real> run = tile_of<Real>(pieces.width, vectors);
-  const int64_t block = vectors * lanes, row_step = kTile * f.tiles_wide * block, point_step = pieces.width * block;
-  for (int64_t i = 0; i < pieces.count; ++i) {
-    const int64_t first = pieces.begin(i);
-    for (int p = 0; p < kPoints; ++p) {
-      run(f.tiles + p * f.point_step + first, f.taps, f.num_taps, f.weight + p * f.num_taps * block, f.products + p * point_step);
-    }
-    for (int64_t k = 0; k < pieces.width; ++k) {
-      const int64_t row = (first + k) / f.tiles_wide, column = (first + k) % f.tiles_wide;
-      for (int v = 0; v < vectors; ++v) {
-        Real* out = f.out + row * kTile * row_step + column * kTile * block + v * lanes;
-        tile_outputs(f.products + k * block + v * lanes, point_step, out, row_step, block);
+  const int64_t block = vectors * lanes, row_step = M * f.tiles_wide * block, tiles = f.frames * f.tile_rows * f.tiles_wide;
+  const int64_t groups = (tiles + f.tiles_at_once - 1) / f.tiles_at_once;
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t begin = tiles * g / groups, count = tiles * (g + 1) / groups - begin, point_step = count * block;
+    const Pieces pieces(count);
+    const Tile<Real> run = tile_of<Real>(pieces.width, vectors);
+    for (int p = 0; p < winograd_points(M); ++p) {
+      const Real* weight = f.weight + p * f.num_taps * block;
+      for (int64_t i = 0; i < pieces.count; ++i) {
+        const int64_t first = pieces.begin(i);
+        Real* products = f.products + p * point_step + first * block;
+        run(f.tiles + p * f.point_step + begin + first, f.taps, f.num_taps, weight, products, false);
       }
     }
+    for (int64_t k = 0; k < count; ++k) {
+      const int64_t row = (begin + k) / f.tiles_wide, column = (begin + k) % f.tiles_wide;  // rows of all frames
+      for (int v = 0; v < vectors; ++v) {
+        Real* out = f.out + row * M * row_step + column * M * block + v * lanes;
+        tile_outputs<Real, M>(f.products + k * block + v * lanes, point_step, out, row_step, block);
+      }
+    }
+  }
+}
+
+// Every kPhases-th element of a row from `first` on, `width` of them and up to a vector more.
+template <typename Real, int kPhases>
+inline void every(const Real* row, Real* out, int64_t width) {
+  constexpr int lanes = lanes_of<Real>;
+  typedef decltype(VecOf<Real>{} > VecOf<Real>{}) Places;
+  Places low, high, both;  // places in the first two vectors, in the last two, and in those picked from each
+  constexpr int last = (kPhases - 2) * lanes;
+  for (int i = 0; i < lanes; ++i) {
+    const int place = kPhases * i;
+    low[i] = place < 2 * lanes ? place : 0;
+    high[i] = place < last ? 0 : place - last;
+    both[i] = place < 2 * lanes ? i : lanes + i;
+  }
+  for (int64_t q = 0; q < width; q += lanes) {
+    const Real* at = row + q * kPhases;
+    VecOf<Real> picked = __builtin_shuffle(vload(at), vload(at + lanes), low);
+    if (kPhases > 2) {
+      picked = __builtin_shuffle(picked, __builtin_shuffle(vload(at + last), vload(at + last + lanes), high), both);
+    }
+    vstore(out + q, picked);
   }
 }
 
 template <typename Real>
 void split_phases(const Real* row, Real* out, int64_t phases, int64_t width) {
-  if (phases == 3) {
-    for (int64_t q = 0; q < width; ++q) {
-      out[q] = row[3 * q];
-      out[width + q] = row[3 * q + 1];
-      out[2 * width + q] = row[3 * q + 2];
-    }
-  } else if (phases == 2) {
-    for (int64_t q = 0; q < width; ++q) {
-      out[q] = row[2 * q];
-      out[width + q] = row[2 * q + 1];
-    }
-  } else {
-    for (int64_t p = 0; p < phases; ++p) {
+  for (int64_t p = 0; p < phases; ++p) {
+    if (phases == 2) {
+      every<Real, 2>(row + p, out + p * width, width);
+    } else if (phases == 3) {
+      every<Real, 3>(row + p, out + p * width, width);
+    } else if (phases == 4) {
+      every<Real, 4>(row + p, out + p * width, width);
+    } else {
       for (int64_t q = 0; q < width; ++q) out[p * width + q] = row[q * phases + p];
     }
+  }
+}
+
+template <typename Real>
+void pack(const PackRows<Real>& f) {
+  constexpr int lanes = lanes_of<Real>;
+  const int64_t size = f.phases * f.width;
+  for (int64_t r = 0; r < f.rows; ++r) {
+    const Real* in = f.in + r * f.row_step;
+    Real* out = f.out + r * size;
+    Real* line = f.phases == 1 ? out : f.line;
+    if (f.phases == 1) {
+      for (int64_t i = 0; i < f.padding; ++i) line[i] = 0;
+      for (int64_t i = f.padding + f.columns; i < size; ++i) line[i] = 0;
+    }
+    int64_t i = 0;
+    for (; i + lanes <= f.columns; i += lanes) vstore(line + f.padding + i, vload(in + i));
+    if (f.columns >= lanes) {
+      vstore(line + f.padding + f.columns - lanes, vload(in + f.columns - lanes));
+    } else {
+      for (; i < f.columns; ++i) line[f.padding + i] = in[i];
+    }
+    if (f.phases > 1) split_phases(line, out, f.phases, f.width);
   }
 }
 
@@ -157,15 +254,17 @@ void split_phases(const Real* row, Real* out, int64_t phases, int64_t width) {
 int64_t vector_lanes(int64_t element_bytes) { return kVecBytes / element_bytes; }
 
 #define MER_FAST_DEFINE(Real)                                                                             \
-  void conv_frame(const ConvFrame<Real>& frame, int vectors) { frame_rows(frame, vectors); }              \
-  void winograd_weight(const Real* weight, Real* out, int64_t num_taps, int64_t block) {                  \
-    transform_weight(weight, out, num_taps, block);                                                       \
+  void conv_frames(const ConvFrames<Real>& frames, int vectors) { direct(frames, vectors); }              \
+  void winograd_weight(int m, const Real* weight, Real* out, int64_t num_taps, int64_t block) {           \
+    (m == 3 ? transform_weight<Real, 3> : transform_weight<Real, 4>)(weight, out, num_taps, block);       \
   }                                                                                                       \
-  void winograd_input(const WinogradInput<Real>& frame) { transform_input(frame); }                       \
-  void winograd_frame(const WinogradFrame<Real>& frame, int vectors) { multiply_frame(frame, vectors); }  \
-  void deinterleave(const Real* row, Real* out, int64_t phases, int64_t phase_width) {                    \
-    split_phases(row, out, phases, phase_width);                                                          \
-  }
+  void winograd_input(int m, const WinogradInput<Real>& frame) {                                          \
+    (m == 3 ? transform_input<Real, 3> : transform_input<Real, 4>)(frame);                                \
+  }                                                                                                       \
+  void winograd_frames(int m, const WinogradFrames<Real>& frames, int vectors) {                          \
+    (m == 3 ? multiply<Real, 3> : multiply<Real, 4>)(frames, vectors);                                    \
+  }                                                                                                       \
+  void pack_rows(const PackRows<Real>& rows) { pack(rows); }
 
 MER_FAST_DEFINE(float)
 MER_FAST_DEFINE(double)

@@ -11,28 +11,38 @@
 
 namespace mer_fast {
 
-// One row: output positions w of a row, all taps. Widths are in elements of Real.
+// Rows of a frame of the input, to be packed.
 template <typename Real>
-struct ConvFrame {
+struct PackRows {
+  const Real* in;
+  int64_t rows, columns, row_step;
+  int64_t padding;        // zeros before the first column
+  int64_t phases, width;  // width of a phase; what is left of it after the columns is zero
+  Real* line;             // phases * width + 4 vectors elements, zero on entry
+  Real* out;              // [row][phase][width]; may be written a vector past the end
+};
+
+// Some frames of the output, all taps.
+template <typename Real>
+struct ConvFrames {
   const Real* input;    // packed input at the first tap of the first position
   const int64_t* taps;  // where each tap lies from there
   int64_t num_taps;
-  int64_t row_step;     // from an output row to the next, in packed input
+  int64_t frame_step, row_step;  // from an output frame or row to the next, in packed input
   const Real* weight;   // [tap][block]
-  Real* out;            // [row][position][block]
-  int64_t rows, positions;
-  int64_t out_row_step;
+  Real* out;            // [frame][row][position][block]
+  int64_t frames, rows, positions;
 };
 
-// Winograd's minimal filtering F(3x3, 3x3), Lavin and Gray (CVPR 2016): 3x3 outputs from a 5x5 tile with 25 products.
-constexpr int kTile = 3;                                  // outputs of a tile, a side; also the phases of its packed input
-constexpr int kPoints = (kTile + 2) * (kTile + 2);        // products of a tile
-constexpr int kTilePad = 16;                              // elements that rows of tiles may be written past their end
+// Winograd's minimal filtering F(m x m, 3 x 3) (Lavin and Gray, CVPR 2016): m x m outputs, m = 3 or 4, of a tile of m + 2
+// inputs a side with (m + 2)^2 products. m is also the number of phases of its packed input.
+inline constexpr int winograd_points(int m) { return (m + 2) * (m + 2); }
+constexpr int kTilePad = 16;  // elements written past the last tile of a point
 
 // Input transform of one channel's frame: rows of tiles from packed rows.
 template <typename Real>
 struct WinogradInput {
-  const Real* rows;  // [kTile * tile_rows + 2][phase][phase_width]
+  const Real* rows;  // [m * tile_rows + 2][phase][phase_width]
   int64_t phase_width;
   Real* tiles;       // point p of tile k of row r at tiles[p * point_step + r * tiles_wide + k]
   int64_t point_step;
@@ -40,31 +50,30 @@ struct WinogradInput {
   Real* scratch;     // winograd_scratch(phase_width) elements
 };
 
-// One frame of a band: products over taps (channel, t) for each of the points, then the outputs.
+// Some frames of a band: products over taps (channel, t) for each of the points, then the outputs.
 template <typename Real>
-struct WinogradFrame {
-  const Real* tiles;    // transformed input at the first tap of this frame
+struct WinogradFrames {
+  const Real* tiles;    // transformed input at the first tap of the first frame; the next frame's tiles follow
   int64_t point_step;
   const int64_t* taps;
   int64_t num_taps;
   const Real* weight;   // [point][tap][block]
-  Real* products;       // kPoints * kMostPositions * block elements
-  Real* out;            // [kTile * tile_rows][kTile * tiles_wide][block]
-  int64_t tile_rows, tiles_wide;
+  int64_t tiles_at_once;
+  Real* products;       // points * tiles_at_once * block elements
+  Real* out;            // [frame][m * tile_rows][m * tiles_wide][block]
+  int64_t frames, tile_rows, tiles_wide;
 };
 
-constexpr int kMostPositions = 14;
-
-inline int64_t winograd_scratch(int64_t phase_width) { return (kTile + 2) * (kTile * phase_width + 16) + 64; }
+inline int64_t winograd_scratch(int m, int64_t phase_width) { return (m + 2) * (m * phase_width + 16) + 64; }
 
 #define MER_FAST_CONV_KERNELS(Real)                                                                            \
-  void conv_frame(const ConvFrame<Real>& frame, int vectors);                                                  \
-  void winograd_weight(const Real* weight, Real* out, int64_t num_taps, int64_t block);                        \
-  void winograd_input(const WinogradInput<Real>& frame);                                                       \
-  void winograd_frame(const WinogradFrame<Real>& frame, int vectors);                                          \
-  void deinterleave(const Real* row, Real* out, int64_t phases, int64_t phase_width)
+  void conv_frames(const ConvFrames<Real>& frames, int vectors);                                                  \
+  void winograd_weight(int m, const Real* weight, Real* out, int64_t num_taps, int64_t block);                    \
+  void winograd_input(int m, const WinogradInput<Real>& frame);                                                \
+  void winograd_frames(int m, const WinogradFrames<Real>& frames, int vectors);                                       \
+  void pack_rows(const PackRows<Real>& rows)
 
-// winograd_weight: [3x3][tap][block] -> [point][tap][block]. deinterleave: out[p][q] = row[q * phases + p].
+// winograd_weight: [3x3][tap][block] -> [point][tap][block].
 MER_FAST_DECLARE_KERNEL(MER_FAST_CONV_KERNELS(float))
 MER_FAST_DECLARE_KERNEL(MER_FAST_CONV_KERNELS(double))
 MER_FAST_DECLARE_KERNEL(int64_t vector_lanes(int64_t element_bytes))

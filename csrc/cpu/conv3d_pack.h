@@ -25,45 +25,50 @@ class Packer {
   Packer(const ConvShape& conv, Element type, const void* input) : conv_(conv), type_(type), input_(static_cast<const char*>(input)) {}
 
   void pack(int64_t image, int64_t group, int64_t first_t, int64_t first_h, const PackedShape& shape, Real* out) {
+    const int64_t from_h = first_h * conv_.stride[1] - conv_.padding[1];
+    const int64_t top = std::clamp<int64_t>(-from_h, 0, shape.rows);  // rows of zeros above and below the image
+    const int64_t end = std::clamp<int64_t>(conv_.in[1] - from_h, top, shape.rows);
+    const int64_t padding = std::min(conv_.padding[2], shape.row());
     line_.assign(static_cast<size_t>(shape.row() + 64), Real(0));
+    PackRows<Real> rows{nullptr, end - top, std::min(conv_.in[2], shape.row() - padding), conv_.in[2], padding, shape.phases,
+                        shape.width, line_.data(), nullptr};
     for (int64_t c = 0; c < shape.channels; ++c) {
-      const int64_t plane = ((image * conv_.groups + group) * conv_.channels + c) * conv_.in[0];
+      const int64_t channel = ((image * conv_.groups + group) * conv_.channels + c) * conv_.in[0];
       for (int64_t t = 0; t < shape.frames; ++t) {
         const int64_t from_t = first_t * conv_.stride[0] - conv_.padding[0] + t;
-        for (int64_t h = 0; h < shape.rows; ++h) {
-          const int64_t from_h = first_h * conv_.stride[1] - conv_.padding[1] + h;
-          Real* row = out + c * shape.channel() + t * shape.frame() + h * shape.row();
-          if (from_t < 0 || from_t >= conv_.in[0] || from_h < 0 || from_h >= conv_.in[1]) {
-            std::fill_n(row, shape.row(), Real(0));
-          } else {
-            pack_row(((plane + from_t) * conv_.in[1] + from_h) * conv_.in[2], shape, row);
-          }
+        Real* frame = out + c * shape.channel() + t * shape.frame();
+        if (from_t < 0 || from_t >= conv_.in[0]) {
+          std::fill_n(frame, shape.rows * shape.row(), Real(0));
+          continue;
         }
+        std::fill_n(frame, top * shape.row(), Real(0));
+        rows.in = plane((channel + from_t) * conv_.in[1] + from_h + top, rows.rows);
+        rows.out = frame + top * shape.row();
+        MER_FAST_DISPATCH(pack_rows, rows);
+        std::fill_n(frame + end * shape.row(), (shape.rows - end) * shape.row(), Real(0));
       }
     }
     std::fill_n(out + shape.channels * shape.channel(), 64, Real(0));
   }
 
  private:
-  void pack_row(int64_t from, const PackedShape& shape, Real* row) {
-    const int64_t pad = std::min(conv_.padding[2], shape.row());
-    const int64_t many = std::min(conv_.in[2], shape.row() - pad);
-    const char* source = input_ + from * element_size(type_);
-    Real* line = shape.phases == 1 ? row : line_.data();
-    std::fill_n(line, pad, Real(0));
-    if (element_size(type_) == sizeof(Real)) {
-      std::copy_n(reinterpret_cast<const Real*>(source), many, line + pad);
-    } else if constexpr (sizeof(Real) == 4) {
-      MER_FAST_DISPATCH(widen, type_, source, line + pad, many);
+  // Rows of the input, widened where they are of 16 bits.
+  const Real* plane(int64_t row, int64_t rows) {
+    const char* source = input_ + row * conv_.in[2] * element_size(type_);
+    if constexpr (sizeof(Real) == 4) {
+      if (type_ != Element::f32) {
+        wide_.resize(static_cast<size_t>(rows * conv_.in[2]));
+        MER_FAST_DISPATCH(widen, type_, source, wide_.data(), rows * conv_.in[2]);
+        return wide_.data();
+      }
     }
-    std::fill_n(line + pad + many, shape.row() - pad - many, Real(0));
-    if (shape.phases > 1) MER_FAST_DISPATCH(deinterleave, line, row, shape.phases, shape.width);
+    return reinterpret_cast<const Real*>(source);
   }
 
   const ConvShape& conv_;
   Element type_;
   const char* input_;
-  std::vector<Real> line_;
+  std::vector<Real> line_, wide_;
 };
 
 }  // namespace mer_fast

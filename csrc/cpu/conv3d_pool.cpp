@@ -19,6 +19,7 @@ std::tuple<Tensor, Tensor> conv3d_pool(
   call.pool = pool_shape(kOp, call.conv, pool_kernel, pool_stride);
   call.pooled = true;
   call.activation = activation_of(kOp, activation);
+  if (call.activation == Activation::leaky_relu) call.activation = Activation::none;  // the same winners; the caller applies it
   call.exact = exact;
   check_bias(kOp, input_any, bias, weight.size(0));
   const Tensor input = contiguous(input_any);

@@ -55,6 +55,7 @@ PatchLayout layout_for(const ConvShape& conv, const PoolShape& pool, int64_t lan
     step *= best.extent[d];
   }
   best.size = step + 4 * lanes;  // the last vector of a row may reach past it
+  best.places.reserve(kNobody + 1);
   const auto taps = [&](int d) { return d == best.axis ? int64_t{1} : conv.kernel[d]; };
   for (int64_t t = 0; t < taps(0); ++t) {
     for (int64_t h = 0; h < taps(1); ++h) {
@@ -70,6 +71,7 @@ PatchLayout layout_for(const ConvShape& conv, const PoolShape& pool, int64_t lan
       }
     }
   }
+  best.places.resize(kNobody + 1, 0);
   return best;
 }
 
@@ -78,9 +80,8 @@ struct Backward {
   const ConvShape& conv;
   const PoolShape& pool;
   const PatchLayout& layout;
-  Activation activation;
   Element type;
-  const Real *grad, *output, *input;
+  const Real *grad, *input;
   const uint8_t* winners;
   void* grad_input;           // nullptr unless needed
   bool need_weight;
@@ -185,10 +186,8 @@ class Worker {
       begin += first[d] * box.step[d];
     }
     box.grad = b_.grad + begin;
-    box.output = b_.output + begin;
     box.winners = b_.winners + begin;
     box.places = b_.layout.places.data();
-    box.activation = b_.activation;
     Winners<Real> list{list_grad_.data(), list_patch_.data(), 0};
     b_.bias[size(piece * b_.outputs() + output)] += MER_FAST_DISPATCH(collect, box, list);
     const PatchShape patch{b_.layout.rows.data(), static_cast<int64_t>(b_.layout.rows.size()), b_.layout.vectors};
@@ -299,16 +298,13 @@ void run(Backward<Real>& b, Tensor* grad_weight, Tensor* grad_bias) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv3d_pool_backward(
-    const Tensor& grad_any, const Tensor& output_any, const Tensor& winners_any, const Tensor& input_any, const Tensor& weight,
+    const Tensor& grad_any, const Tensor& winners_any, const Tensor& input_any, const Tensor& weight,
     std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups,
-    const std::string& activation, std::vector<int64_t> pool_kernel, std::vector<int64_t> pool_stride, bool need_input,
-    bool need_weight, bool need_bias) {
+    std::vector<int64_t> pool_kernel, std::vector<int64_t> pool_stride, bool need_input, bool need_weight, bool need_bias) {
   const ConvShape conv = conv_shape(kOp, input_any, weight, stride, padding, dilation, groups);
   const PoolShape pool = pool_shape(kOp, conv, pool_kernel, pool_stride);
-  check_same_shape(kOp, "grad", grad_any, "output", output_any);
   check_same_shape(kOp, "grad", grad_any, "winners", winners_any);
   check_same_dtype(kOp, "grad", grad_any, "input", input_any);
-  check_same_dtype(kOp, "output", output_any, "input", input_any);
   check_rank(kOp, "grad", grad_any, 5);
   const int64_t wanted[5] = {conv.batch, weight.size(0), pool.out[0], pool.out[1], pool.out[2]};
   for (int d = 0; d < 5; ++d) {
@@ -325,10 +321,10 @@ std::tuple<Tensor, Tensor, Tensor> conv3d_pool_backward(
   const auto go = [&]<typename Real>(Real) {
     const int64_t lanes = MER_FAST_DISPATCH(vector_lanes, sizeof(Real));
     const PatchLayout layout = layout_for(conv, pool, lanes);
-    const AsReal<Real> grads(kOp, "grad", grad_any), outputs(kOp, "output", output_any), inputs(kOp, "input", input);
+    const AsReal<Real> grads(kOp, "grad", grad_any), inputs(kOp, "input", input);
     // The pieces of an image share its input's gradient, so there is but one where that is needed.
     const int64_t splits = need_input || conv.batch == 0 ? 1 : std::clamp<int64_t>((kPieces + conv.batch - 1) / conv.batch, 1, std::max<int64_t>(pool.out[0], 1));
-    Backward<Real> b{conv, pool, layout, activation_of(kOp, activation), type, grads.data(), outputs.data(), inputs.data(),
+    Backward<Real> b{conv, pool, layout, type, grads.data(), inputs.data(),
                      static_cast<const uint8_t*>(winners.const_data_ptr()),
                      need_input && grad_input.numel() > 0 ? grad_input.mutable_data_ptr() : nullptr, need_weight, lanes, splits, {}, {}, {}};
     if (b.grad_input) {

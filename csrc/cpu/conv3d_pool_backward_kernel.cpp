@@ -9,8 +9,8 @@ namespace {
 constexpr int kHeld = kVecRegisters == 32 ? 27 : 12;  // sums or weights held in registers
 constexpr int kMostVectors = 3, kMostRows = 9;
 
-template <typename Real, Activation kActivation>
-double collect_as(const WindowBox<Real>& box, Winners<Real>& winners) {
+template <typename Real>
+double collect_box(const WindowBox<Real>& box, Winners<Real>& winners) {
   double sum = 0;
   int64_t count = 0;
   for (int64_t t = 0; t < box.size[0]; ++t) {
@@ -19,12 +19,11 @@ double collect_as(const WindowBox<Real>& box, Winners<Real>& winners) {
       const int64_t patch = box.patch + t * box.patch_step[0] + h * box.patch_step[1];
       Real row_sum = 0;
       for (int64_t w = 0; w < box.size[2]; ++w) {
-        Real grad = box.grad[row + w];
-        if (kActivation == Activation::relu) grad = box.output[row + w] <= 0 ? Real(0) : grad;
-        if (kActivation == Activation::leaky_relu) grad = box.output[row + w] > 0 ? grad : grad * Real(kLeakySlope);
+        const uint8_t winner = box.winners[row + w];
+        const Real grad = winner == kNobody ? Real(0) : box.grad[row + w];
         row_sum += grad;
         winners.grad[count] = grad;
-        winners.patch[count] = patch + w * box.patch_step[2] + box.places[box.winners[row + w]];
+        winners.patch[count] = patch + w * box.patch_step[2] + box.places[winner];
         count += grad != 0;
       }
       sum += static_cast<double>(row_sum);
@@ -32,15 +31,6 @@ double collect_as(const WindowBox<Real>& box, Winners<Real>& winners) {
   }
   winners.count = count;
   return sum;
-}
-
-template <typename Real>
-double collect_box(const WindowBox<Real>& box, Winners<Real>& winners) {
-  switch (box.activation) {
-    case Activation::relu: return collect_as<Real, Activation::relu>(box, winners);
-    case Activation::leaky_relu: return collect_as<Real, Activation::leaky_relu>(box, winners);
-    default: return collect_as<Real, Activation::none>(box, winners);
-  }
 }
 
 template <typename Real, int R, int V>

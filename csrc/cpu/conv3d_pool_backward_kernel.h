@@ -11,17 +11,15 @@ namespace mer_fast {
 template <typename Real>
 struct WindowBox {
   const Real* grad;      // at the box's first window
-  const Real* output;
   const uint8_t* winners;
-  int64_t size[3], step[3];          // windows, and from one to the next in grad, output and winners: t, h, w
+  int64_t size[3], step[3];          // windows, and from one to the next in grad and winners: t, h, w
   int64_t patch, patch_step[3];      // the first window's first patch, and from a window's to the next one's
-  const int64_t* places;             // from a window's first patch to that of each place
-  Activation activation;
+  const int64_t* places;             // from a window's first patch to that of each place; kNobody + 1 of them
 };
 
 template <typename Real>
 struct Winners {
-  Real* grad;      // with the activation's derivative; never 0
+  Real* grad;      // never 0
   int64_t* patch;  // where the patch begins
   int64_t count;
 };

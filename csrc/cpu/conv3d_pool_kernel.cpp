@@ -1,48 +1,10 @@
 #include "conv3d_pool_kernel.h"
 
-#include "vec.h"
+#include "activation.h"
 
 namespace mer_fast::MER_ISA {
 
 namespace {
-
-inline float erf_of(float x) { return __builtin_erff(x); }
-inline double erf_of(double x) { return __builtin_erf(x); }
-
-template <typename Real>
-inline Real gelu(Real x) {
-  return x * Real(0.5) * (1 + erf_of(x * Real(0.70710678118654752440)));
-}
-
-template <typename Real>
-inline Real activate(Real x, Activation activation) {
-  switch (activation) {
-    case Activation::relu: return x < 0 ? Real(0) : x;  // NaN stays
-    case Activation::leaky_relu: return x < 0 ? x * Real(kLeakySlope) : x;
-    case Activation::gelu: return gelu(x);
-    default: return x;
-  }
-}
-
-template <typename Real>
-inline VecOf<Real> activate_vector(VecOf<Real> x, Activation activation) {
-  switch (activation) {
-    case Activation::relu: return x < 0 ? VecOf<Real>{} : x;
-    case Activation::leaky_relu: return x < 0 ? x * Real(kLeakySlope) : x;
-    case Activation::gelu:
-      for (int i = 0; i < lanes_of<Real>; ++i) x[i] = gelu(x[i]);
-      return x;
-    default: return x;
-  }
-}
-
-template <typename Real>
-inline bool all_finite(VecOf<Real> zeros) {  // sums of products with zero: NaN where one factor was not finite
-  const auto bad = zeros != zeros;
-  bool any = false;
-  for (int i = 0; i < lanes_of<Real>; ++i) any |= bad[i] != 0;
-  return !any;
-}
 
 // The values of one window and one vector of channels.
 template <typename Real>
@@ -101,7 +63,7 @@ inline Best<Real> largest_gelu(const Window<Real>& window, VecOf<Real> bias) {
   low.value += bias;
   for (int i = 0; i < lanes_of<Real>; ++i) {
     if (high.value[i] >= 0 || low.value[i] == high.value[i]) continue;
-    const Real g_high = gelu(high.value[i]), g_low = gelu(low.value[i]);
+    const Real g_high = gelu<Real>(high.value[i]), g_low = gelu<Real>(low.value[i]);
     if (g_low > g_high || (g_low == g_high && low.winner[i] < high.winner[i])) {
       high.value[i] = low.value[i];
       high.winner[i] = low.winner[i];
@@ -123,8 +85,9 @@ inline void any_value(const Window<Real>& window, int lane, Real bias, Real* val
       best_place = place;
     }
   });
+  const bool off = window.rows.activation == Activation::relu && best <= 0;
   *value = window.rows.activation == Activation::gelu ? best_before : best;
-  if (winner) *winner = static_cast<Real>(best_place);
+  if (winner) *winner = static_cast<Real>(off ? kNobody : best_place);
 }
 
 template <typename Real, int kVectors>
@@ -145,6 +108,7 @@ bool pool(const PoolRows<Real>& rows) {
           best.value = activate_vector<Real>(best.value + bias, rows.activation);
         }
         vstore(rows.values + out, best.value);
+        if (rows.activation == Activation::relu) best.winner = best.value <= 0 ? vsplat(Real(kNobody)) : best.winner;
         if (rows.winners) vstore(rows.winners + out, best.winner);
         if (!all_finite<Real>(best.zeros)) {
           finite = false;
@@ -156,22 +120,6 @@ bool pool(const PoolRows<Real>& rows) {
     }
   }
   return finite;
-}
-
-template <typename Real>
-bool finish(Real* values, int64_t count, const Real* bias, Activation activation, int vectors) {
-  constexpr int lanes = lanes_of<Real>;
-  VecOf<Real> zeros = {};
-  for (int v = 0; v < vectors; ++v) {
-    const VecOf<Real> b = vload(bias + v * lanes);
-    for (int64_t i = 0; i < count; ++i) {
-      Real* at = values + (i * vectors + v) * lanes;
-      const VecOf<Real> value = vload(at);
-      zeros += value * Real(0);
-      vstore(at, activate_vector<Real>(value + b, activation));
-    }
-  }
-  return all_finite<Real>(zeros);
 }
 
 template <typename Real>
@@ -195,24 +143,48 @@ inline void transpose_square(VecOf<Real>* rows) {
   }
 }
 
-// lanes x lanes elements, of which the first `many` columns are wanted.
+// What happens to values on the way: nothing, or bias and activation.
 template <typename Real>
-inline void transpose_part(const Real* rows, int64_t row_step, Real* out, int64_t out_step, int64_t many) {
+struct Nothing {
+  inline VecOf<Real> vector(VecOf<Real> x, int64_t) { return x; }
+  inline Real one(Real x, int64_t) { return x; }
+};
+
+template <typename Real, Activation kActivation>
+struct Finish {
+  const Real* bias;
+  VecOf<Real> zeros = {};
+
+  inline VecOf<Real> vector(VecOf<Real> x, int64_t column) {
+    zeros += x * Real(0);
+    return activate_vector<Real>(x + vload(bias + column), kActivation);
+  }
+  inline Real one(Real x, int64_t column) {
+    zeros[0] += x * Real(0);
+    return activate(x + bias[column], kActivation);
+  }
+};
+
+// lanes x lanes elements from `column` on, of which the first `many` columns are wanted.
+template <typename Real, typename Way>
+inline void transpose_part(const Turn<Real>& turn, int64_t row, int64_t column, int64_t many, Way& way) {
   constexpr int lanes = lanes_of<Real>;
+  const Real* in = turn.in + row * turn.row_step + column;
+  Real* out = turn.out + column * turn.out_step + row;
   VecOf<Real> square[lanes];
 #pragma GCC unroll 16
-  for (int k = 0; k < lanes; ++k) square[k] = vload(rows + k * row_step);
+  for (int k = 0; k < lanes; ++k) square[k] = way.vector(vload(in + k * turn.row_step), column);
   transpose_square<Real>(square);
   if (many == lanes) {
 #pragma GCC unroll 16
-    for (int k = 0; k < lanes; ++k) vstore(out + k * out_step, square[k]);
+    for (int k = 0; k < lanes; ++k) vstore(out + k * turn.out_step, square[k]);
   } else {
-    for (int k = 0; k < many; ++k) vstore(out + k * out_step, square[k]);
+    for (int k = 0; k < many; ++k) vstore(out + k * turn.out_step, square[k]);
   }
 }
 
-template <typename Real>
-void transpose(const Turn<Real>& turn) {
+template <typename Real, typename Way>
+void transpose(const Turn<Real>& turn, Way& way) {
   constexpr int64_t lanes = lanes_of<Real>;
   for (int64_t c = 0; c < turn.columns; c += lanes) {
     // Where a vector would reach past what may be read, or past the last row, it begins earlier and repeats some.
@@ -223,25 +195,42 @@ void transpose(const Turn<Real>& turn) {
     }
     if (column + lanes > turn.readable || turn.rows < lanes) {
       for (int64_t k = column; k < column + many; ++k) {
-        for (int64_t i = 0; i < turn.rows; ++i) turn.out[k * turn.out_step + i] = turn.in[i * turn.row_step + k];
+        for (int64_t i = 0; i < turn.rows; ++i) turn.out[k * turn.out_step + i] = way.one(turn.in[i * turn.row_step + k], k);
       }
       continue;
     }
     for (int64_t i = 0; i < turn.rows; i += lanes) {
-      const int64_t row = i + lanes <= turn.rows ? i : turn.rows - lanes;
-      transpose_part(turn.in + row * turn.row_step + column, turn.row_step, turn.out + column * turn.out_step + row, turn.out_step, many);
+      transpose_part(turn, i + lanes <= turn.rows ? i : turn.rows - lanes, column, many, way);
     }
+  }
+}
+
+template <typename Real, Activation kActivation>
+bool finish(const Turn<Real>& turn, const Real* bias) {
+  Finish<Real, kActivation> way{bias};
+  transpose(turn, way);
+  return all_finite<Real>(way.zeros);
+}
+
+template <typename Real>
+bool finish_as(const Turn<Real>& turn, const Real* bias, Activation activation) {
+  switch (activation) {
+    case Activation::relu: return finish<Real, Activation::relu>(turn, bias);
+    case Activation::leaky_relu: return finish<Real, Activation::leaky_relu>(turn, bias);
+    case Activation::gelu: return finish<Real, Activation::gelu>(turn, bias);
+    default: return finish<Real, Activation::none>(turn, bias);
   }
 }
 
 }  // namespace
 
-#define MER_FAST_DEFINE(Real)                                                                                            \
+#define MER_FAST_DEFINE(Real)                                                                                                  \
   bool pool_rows(const PoolRows<Real>& rows, int vectors) { return vectors == 1 ? pool<Real, 1>(rows) : pool<Real, 2>(rows); } \
-  bool finish_rows(Real* values, int64_t count, const Real* bias, Activation activation, int vectors) {                  \
-    return finish(values, count, bias, activation, vectors);                                                             \
-  }                                                                                                                      \
-  void transpose_block(const Turn<Real>& turn) { transpose(turn); }
+  void transpose_block(const Turn<Real>& turn) {                                                                               \
+    Nothing<Real> way;                                                                                                         \
+    transpose(turn, way);                                                                                                      \
+  }                                                                                                                            \
+  bool finish_block(const Turn<Real>& turn, const Real* bias, Activation activation) { return finish_as(turn, bias, activation); }
 
 MER_FAST_DEFINE(float)
 MER_FAST_DEFINE(double)

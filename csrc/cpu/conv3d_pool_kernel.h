@@ -10,6 +10,7 @@ namespace mer_fast {
 enum class Activation { none, relu, leaky_relu, gelu };
 
 constexpr double kLeakySlope = 0.01;
+constexpr int kNobody = 255;  // the winner of a window in which ReLU is off: nothing flows back through it
 
 // Pools rows of convolution values. With gelu the winner is chosen by it, and its value before the activation written.
 template <typename Real>
@@ -22,7 +23,7 @@ struct PoolRows {
   const Real* bias;           // [block]
   Activation activation;
   Real* values;               // [row * width][block]
-  Real* winners;              // as values, places in the window; nullptr where nobody asks
+  Real* winners;              // as values, places in the window or kNobody; nullptr where nobody asks
 };
 
 // in[row][column] to out[column][row].
@@ -35,12 +36,12 @@ struct Turn {
   int64_t out_step;
 };
 
-// pool_rows and finish_rows return whether every convolution value that they saw was finite.
-// finish_rows: bias and activation in place on [count][block].
-#define MER_FAST_POOL_KERNELS(Real)                                                                      \
-  bool pool_rows(const PoolRows<Real>& rows, int vectors);                                               \
-  bool finish_rows(Real* values, int64_t count, const Real* bias, Activation activation, int vectors);   \
-  void transpose_block(const Turn<Real>& turn)
+// pool_rows and finish_block return whether every convolution value that they saw was finite. transpose_block turns a
+// matrix as it is; finish_block adds its column's bias to each value and takes the activation on the way.
+#define MER_FAST_POOL_KERNELS(Real)                                                    \
+  bool pool_rows(const PoolRows<Real>& rows, int vectors);                             \
+  void transpose_block(const Turn<Real>& turn);                                        \
+  bool finish_block(const Turn<Real>& turn, const Real* bias, Activation activation)
 
 MER_FAST_DECLARE_KERNEL(MER_FAST_POOL_KERNELS(float))
 MER_FAST_DECLARE_KERNEL(MER_FAST_POOL_KERNELS(double))

@@ -72,7 +72,7 @@ inline ConvShape conv_shape(
 inline PoolShape pool_shape(
     const char* op, const ConvShape& conv, const std::vector<int64_t>& kernel, const std::vector<int64_t>& stride) {
   PoolShape p{triple_of(op, "pool_kernel", kernel, 1), triple_of(op, "pool_stride", stride, 1), {}};
-  MER_FAST_CHECK(p.places() <= 256, op, ": pool_kernel must have at most 256 places, got ", p.places());
+  MER_FAST_CHECK(p.places() <= kNobody, op, ": pool_kernel must have at most ", kNobody, " places, got ", p.places());
   for (int d = 0; d < 3; ++d) {
     MER_FAST_CHECK(
         conv.out[d] >= p.kernel[d], op, ": pool_kernel ", p.kernel[d], " is larger than the convolution's output ", conv.out[d]);

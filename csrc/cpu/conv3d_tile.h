@@ -1,4 +1,5 @@
-// The inner loop of every convolution: P positions of a row by V vectors of channels, held in registers over all taps.
+// The inner loop of every convolution: P positions of a row by V vectors of channels, held in registers over the taps.
+// With `add` they begin with what is in `out`.
 #pragma once
 
 #include "vec.h"
@@ -9,9 +10,16 @@ namespace mer_fast::MER_ISA {
 constexpr int kWidest = kVecRegisters == 32 ? 14 : 6;
 
 template <typename Real, int P, int V>
-static void tile(const Real* x, const int64_t* taps, int64_t num_taps, const Real* weight, Real* out) {
+static void tile(const Real* x, const int64_t* taps, int64_t num_taps, const Real* weight, Real* out, bool add) {
   constexpr int lanes = lanes_of<Real>;
   VecOf<Real> sum[P][V] = {};
+  if (add) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[p][v] = vload(out + (p * V + v) * lanes);
+    }
+  }
   for (int64_t k = 0; k < num_taps; ++k) {
     const Real* at = x + taps[k];
     VecOf<Real> w[V];
@@ -33,7 +41,7 @@ static void tile(const Real* x, const int64_t* taps, int64_t num_taps, const Rea
 }
 
 template <typename Real>
-using Tile = void (*)(const Real*, const int64_t*, int64_t, const Real*, Real*);
+using Tile = void (*)(const Real*, const int64_t*, int64_t, const Real*, Real*, bool);
 
 template <typename Real, int V, int P = kWidest>
 static Tile<Real> tile_of(int64_t positions) {

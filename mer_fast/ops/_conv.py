@@ -86,17 +86,24 @@ def check_operands(
     )  # fmt: skip
 
 
-def autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+def autocast(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """The operands in the dtype that autocast wants of a convolution; as they are outside of autocast."""
-    first = tensors[0]
-    assert first is not None
-    kind = first.device.type
+    operands = input, weight, bias
+    kind = input.device.type if isinstance(input, torch.Tensor) else "cpu"
     if not torch.is_autocast_enabled(kind):
-        return tensors
+        return operands
     dtype = torch.get_autocast_dtype(kind)
-    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+    kept = (torch.float64, dtype)
+    wanted = [isinstance(t, torch.Tensor) and t.is_floating_point() and t.dtype not in kept for t in operands]
+    return tuple(t.to(dtype) if cast else t for t, cast in zip(operands, wanted, strict=True))  # type: ignore[union-attr,return-value]
 
 
 def exact() -> bool:
     """Whether sums must be taken in the order of the formula: under torch.use_deterministic_algorithms(True)."""
     return torch.are_deterministic_algorithms_enabled()
+
+
+def wants_gradient(*operands: torch.Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)

@@ -40,3 +40,19 @@ def fold_batch(tensor: torch.Tensor, batch_dim: int | None, size: int) -> torch.
     """A vmapped operand (`batch_dim` its vmap dimension, None where it is shared) with that dimension folded into dim 0."""
     moved = tensor.expand(size, *tensor.shape) if batch_dim is None else tensor.movedim(batch_dim, 0)
     return moved.flatten(0, 1)
+
+
+def over_examples(name: str) -> Function:
+    """A vmap rule that calls operator `name` once for each example of the extra batch and stacks the results."""
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        results = []
+        for k in range(info.batch_size):
+            pairs = zip(arguments, in_dims, strict=True)
+            results.append(kernel(name)(*(a.select(d, k) if d is not None else a for a, d in pairs)))
+        if isinstance(results[0], torch.Tensor):
+            return torch.stack(results), 0
+        stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+        return stacked, tuple(0 for _ in stacked)
+
+    return rule

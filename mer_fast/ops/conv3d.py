@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from .. import reference
 from ..backends import runs_reference
-from ._conv import Geometry, Triple, autocast, check_operands, exact, geometry
-from ._dispatch import kernel, register
+from ..reference.conv3d import ACTIVATIONS
+from ._conv import Geometry, Triple, autocast, check_operands, exact, geometry, wants_gradient
+from ._dispatch import kernel, over_examples, register
 
 
 def conv3d(
@@ -41,11 +41,41 @@ def conv3d(
         MerFastError: shapes that do not fit each other, mixed dtypes or devices.
     """
     shape = geometry("conv3d", stride, padding, dilation, groups, activation)
+    input, weight, bias = autocast(input, weight, bias)
     check_operands("conv3d", input, weight, bias, shape)
-    input, weight, bias = autocast(input, weight, bias)  # type: ignore[assignment]
     if runs_reference("conv3d", input):
         return reference.conv3d(
             input, weight, bias, stride=shape.stride, padding=shape.padding, dilation=shape.dilation, groups=groups,
             activation=activation,
         )  # fmt: skip
+    if activation in ("leaky_relu", "gelu") and wants_gradient(input, weight, bias):
+        plain = Geometry(shape.stride, shape.padding, shape.dilation, groups, None)  # the gradient needs what goes in
+        return ACTIVATIONS[activation](kernel("conv3d")(input, weight, bias, *plain.arguments(), exact()))
     return kernel("conv3d")(input, weight, bias, *shape.arguments(), exact())
+
+
+def _fake(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *rest: Any) -> torch.Tensor:
+    stride, padding, dilation, groups, activation, _ = rest
+    size = Geometry(stride, padding, dilation, groups, activation).output_size(input.shape[2:], weight.shape[2:])
+    return input.new_empty([input.shape[0], weight.shape[0], *size])
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    input, weight, bias, ctx.stride, ctx.padding, ctx.dilation, ctx.groups, activation, _ = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(input, weight, *([output] if activation == "relu" else []))
+
+
+def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+    input, weight, *output = ctx.saved_tensors
+    if output:
+        grad = torch.ops.aten.threshold_backward(grad, output[0], 0)
+    need = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2]]
+    # The library's: for dense gradients it is at the arithmetic's limit.
+    gradients = torch.ops.aten.convolution_backward(
+        grad, input, weight, [weight.shape[0]], ctx.stride, ctx.padding, ctx.dilation, False, [0, 0, 0], ctx.groups, need
+    )
+    return (*gradients, *[None] * 6)
+
+
+register("conv3d", fake=_fake, setup_context=_setup_context, backward=_backward, vmap=over_examples("conv3d"))

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 
 from .. import reference
 from ..backends import runs_reference
+from ..reference.conv3d import ACTIVATIONS
 from ._checks import require
-from ._conv import Geometry, Triple, autocast, check_operands, exact, geometry, triple
-from ._dispatch import kernel, register
+from ._conv import Geometry, Triple, autocast, check_operands, exact, geometry, triple, wants_gradient
+from ._dispatch import kernel, over_examples, register
 from .conv3d import conv3d
 
-LARGEST_WINDOW = 256  # places in a window that one byte can tell apart
+LARGEST_WINDOW = 255  # places in a window that one byte can tell apart, and from none
 
 
 def conv3d_pool(
@@ -44,7 +45,7 @@ def conv3d_pool(
         groups: the convolution's groups.
         activation: None, "relu", "leaky_relu" (slope 0.01) or "gelu" (exact).
         pool_kernel, pool_stride: of the pool, a number or (t, h, w); the stride is the kernel unless given. Windows of more
-            than 256 positions are not fused: convolution and pool then run one after the other.
+            than 255 positions are not fused: convolution and pool then run one after the other.
 
     Returns:
         (N, O, T', H', W') in the dtype of `input`; under autocast in autocast's. Accumulated in float32 (float64 for
@@ -62,8 +63,8 @@ def conv3d_pool(
     shape = geometry(op, stride, padding, dilation, groups, activation)
     window = triple(op, "pool_kernel", pool_kernel, 1)
     step = window if pool_stride is None else triple(op, "pool_stride", pool_stride, 1)
+    input, weight, bias = autocast(input, weight, bias)
     check_operands(op, input, weight, bias, shape)
-    input, weight, bias = autocast(input, weight, bias)  # type: ignore[assignment]
     size = shape.output_size(input.shape[2:], weight.shape[2:])
     for have, want in zip(size, window, strict=True):
         require(have >= want, op, "pool_kernel", "{} is larger than the convolution's output {}", tuple(window), tuple(size))
@@ -77,49 +78,43 @@ def conv3d_pool(
             input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, activation=activation
         )
         return F.max_pool3d(full, window, step)
-    operands = [t for t in (input, weight, bias) if t is not None]
-    keep_winners = torch.is_grad_enabled() and any(t.requires_grad for t in operands)
+    keep_winners = wants_gradient(input, weight, bias)
     out, _ = kernel(op)(input, weight, bias, *shape.arguments(), window, step, keep_winners, exact())
-    return F.gelu(out) if activation == "gelu" else out
-
-
-def _pooled_size(input: torch.Tensor, weight: torch.Tensor, rest: tuple[Any, ...]) -> list[Any]:
-    stride, padding, dilation, groups, activation, window, step = rest
-    size = Geometry(stride, padding, dilation, groups, activation).output_size(input.shape[2:], weight.shape[2:])
-    pooled = [(n - k) // s + 1 for n, k, s in zip(size, window, step, strict=True)]
-    return [input.shape[0], weight.shape[0], *pooled]
+    # Where the derivative cannot be told from the winner's place, PyTorch applies the activation, to winners alone.
+    return ACTIVATIONS[activation](out) if activation in ("leaky_relu", "gelu") else out
 
 
 def _fake(
     input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *rest: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    *rest, keep_winners, _ = rest
-    shape = _pooled_size(input, weight, tuple(rest))
+    stride, padding, dilation, groups, activation, window, step, keep_winners, _ = rest
+    size = Geometry(stride, padding, dilation, groups, activation).output_size(input.shape[2:], weight.shape[2:])
+    pooled = [(n - k) // s + 1 for n, k, s in zip(size, window, step, strict=True)]
+    shape = [input.shape[0], weight.shape[0], *pooled]
     return input.new_empty(shape), input.new_empty(shape if keep_winners else [0], dtype=torch.uint8)
 
 
 def _fake_backward(
-    grad: torch.Tensor, output: torch.Tensor, winners: torch.Tensor, input: torch.Tensor, weight: torch.Tensor, *rest: Any
+    grad: torch.Tensor, winners: torch.Tensor, input: torch.Tensor, weight: torch.Tensor, *rest: Any
 ) -> tuple[torch.Tensor, ...]:
     shapes = input.shape, weight.shape, weight.shape[:1]
-    return tuple(
-        input.new_empty(shape if need else [0]) for shape, need in zip(shapes, rest[-3:], strict=True)
-    )
+    return tuple(input.new_empty(shape if need else [0]) for shape, need in zip(shapes, rest[-3:], strict=True))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    input, weight, bias, *ctx.rest, _, _ = inputs
+    input, weight, bias, stride, padding, dilation, groups, _, window, step, _, _ = inputs
+    ctx.rest = stride, padding, dilation, groups, window, step
     ctx.has_bias = bias is not None
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(input, weight, *output)
+    ctx.save_for_backward(input, weight, output[1])  # not the output: what follows may change it in place
 
 
 def _backward(ctx: Any, grad: torch.Tensor, _: Any) -> tuple[Any, ...]:
-    input, weight, output, winners = ctx.saved_tensors
+    input, weight, winners = ctx.saved_tensors
     need = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2]]
-    gradients = kernel("conv3d_pool_backward")(grad, output, winners, input, weight, *ctx.rest, *need)
+    gradients = kernel("conv3d_pool_backward")(grad, winners, input, weight, *ctx.rest, *need)
     return (*(g if n else None for g, n in zip(gradients, need, strict=True)), *[None] * 9)
 
 
-register("conv3d_pool", fake=_fake, setup_context=_setup_context, backward=_backward)
-register("conv3d_pool_backward", fake=_fake_backward)
+register("conv3d_pool", fake=_fake, setup_context=_setup_context, backward=_backward, vmap=over_examples("conv3d_pool"))
+register("conv3d_pool_backward", fake=_fake_backward, vmap=over_examples("conv3d_pool_backward"))

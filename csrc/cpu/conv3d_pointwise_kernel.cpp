@@ -1,0 +1,68 @@
+#include "conv3d_pointwise_kernel.h"
+
+#include "activation.h"
+
+namespace mer_fast::MER_ISA {
+
+namespace {
+
+constexpr int kMost = kVecRegisters == 32 ? kPointwiseOutputs : 6;
+constexpr int kVectors = 2;  // of pixels
+
+// P outputs by two vectors of pixels.
+template <typename Real, int P>
+inline void outputs_of(const PointwiseFrame<Real>& f, const Real* weight, const Real* bias, int64_t pixel, Real* out) {
+  constexpr int lanes = lanes_of<Real>;
+  VecOf<Real> sum[P][kVectors];
+#pragma GCC unroll 12
+  for (int o = 0; o < P; ++o) sum[o][0] = sum[o][1] = vsplat(bias[o]);
+  for (int64_t k = 0; k < f.num_taps; ++k) {
+    const Real* at = f.taps[k] + pixel;
+    const VecOf<Real> first = vload(at), second = vload(at + lanes);
+#pragma GCC unroll 12
+    for (int o = 0; o < P; ++o) {
+      const VecOf<Real> w = vsplat(weight[k * f.width + o]);
+      sum[o][0] += w * first;
+      sum[o][1] += w * second;
+    }
+  }
+#pragma GCC unroll 12
+  for (int o = 0; o < P; ++o) {
+    vstore(out + o * f.out_step, activate_vector<Real>(sum[o][0], f.activation));
+    vstore(out + o * f.out_step + lanes, activate_vector<Real>(sum[o][1], f.activation));
+  }
+}
+
+template <typename Real, int P = kMost>
+void outputs_of(int64_t many, const PointwiseFrame<Real>& f, const Real* weight, const Real* bias, int64_t pixel, Real* out) {
+  if constexpr (P > 1) {
+    if (many < P) return outputs_of<Real, P - 1>(many, f, weight, bias, pixel, out);
+  }
+  outputs_of<Real, P>(f, weight, bias, pixel, out);
+}
+
+template <typename Real>
+void frame_of(const PointwiseFrame<Real>& f) {
+  constexpr int64_t at_once = kVectors * lanes_of<Real>;
+  for (int64_t i = 0; i < f.pixels; i += at_once) {
+    const int64_t pixel = i + at_once <= f.pixels ? i : f.pixels - at_once;  // the last repeats some
+    for (int64_t row = 0; row * f.width < f.outputs; ++row) {
+      const int64_t first = row * f.width, many = f.outputs - first < f.width ? f.outputs - first : f.width;
+      outputs_of<Real>(many, f, f.weight + row * f.weight_step, f.bias + first, pixel, f.out + first * f.out_step + pixel);
+    }
+  }
+}
+
+}  // namespace
+
+void pointwise_frame(const PointwiseFrame<float>& frame) { frame_of(frame); }
+void pointwise_frame(const PointwiseFrame<double>& frame) { frame_of(frame); }
+
+int64_t pointwise_width(int64_t outputs) {
+  const int64_t rows = (outputs + kMost - 1) / kMost;
+  return (outputs + rows - 1) / rows;
+}
+
+int64_t pointwise_pixels(int64_t element_bytes) { return kVectors * kVecBytes / element_bytes; }
+
+}  // namespace mer_fast::MER_ISA
