@@ -76,8 +76,8 @@ Plan plan_for(const ConvCall& call, int64_t frames, int64_t rows, int winograd) 
     plan.packed.width = plan.tiles_wide() + 1;
   } else {
     plan.packed.rows = (plan.conv_rows - 1) * conv.stride[1] + (conv.kernel[1] - 1) * conv.dilation[1] + 1;
-    plan.packed.phases = conv.stride[2];
-    plan.packed.width = divide_up((plan.positions - 1) * conv.stride[2] + (conv.kernel[2] - 1) * conv.dilation[2] + 1, conv.stride[2]);
+    plan.packed.phases = conv.stride[2] <= 2 ? 1 : conv.stride[2];
+    plan.packed.width = divide_up((plan.positions - 1) * conv.stride[2] + (conv.kernel[2] - 1) * conv.dilation[2] + 1, plan.packed.phases);
   }
   return plan;
 }
@@ -237,7 +237,7 @@ class Worker {
       MER_FAST_DISPATCH(
           conv_frames,
           ConvFrames<Real>{packed_.data() + t * frame_step, prepared_.taps.data(), taps, frame_step,
-                           call_.conv.stride[1] * plan_.packed.row(), weight, out, frames, plan_.conv_rows, plan_.positions},
+                           call_.conv.stride[1] * plan_.packed.row(), call_.conv.stride[2] / plan_.packed.phases, weight, out, frames, plan_.conv_rows, plan_.positions},
           plan_.vectors);
     }
   }

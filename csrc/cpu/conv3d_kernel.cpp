@@ -12,7 +12,7 @@ constexpr int64_t kTapsAtOnce = 160;
 template <typename Real>
 void direct(const ConvFrames<Real>& f, int vectors) {
   const Pieces pieces(f.positions);
-  const Tile<Real> run = tile_of<Real>(pieces.width, vectors);
+  const Tile<Real> run = tile_of<Real>(pieces.width, vectors, f.stride);
   const int64_t block = vectors * lanes_of<Real>, parts = (f.num_taps + kTapsAtOnce - 1) / kTapsAtOnce;
   for (int64_t part = 0; part < parts; ++part) {
     const int64_t first = f.num_taps * part / parts, count = f.num_taps * (part + 1) / parts - first;
@@ -24,10 +24,10 @@ void direct(const ConvFrames<Real>& f, int vectors) {
         const int64_t again = part > 0 && i > 0 ? pieces.begin(i - 1) + pieces.width - w : 0;
         Real* out = f.out + (r * f.positions + w) * block;
         if (again > 0) {
-          tile_of<Real>(pieces.width - again, vectors)(
-              row + w + again, f.taps + first, count, f.weight + first * block, out + again * block, true);
+          tile_of<Real>(pieces.width - again, vectors, f.stride)(
+              row + (w + again) * f.stride, f.taps + first, count, f.weight + first * block, out + again * block, true);
         } else {
-          run(row + w, f.taps + first, count, f.weight + first * block, out, part > 0);
+          run(row + w * f.stride, f.taps + first, count, f.weight + first * block, out, part > 0);
         }
       }
     }
@@ -214,9 +214,7 @@ inline void every(const Real* row, Real* out, int64_t width) {
 template <typename Real>
 void split_phases(const Real* row, Real* out, int64_t phases, int64_t width) {
   for (int64_t p = 0; p < phases; ++p) {
-    if (phases == 2) {
-      every<Real, 2>(row + p, out + p * width, width);
-    } else if (phases == 3) {
+    if (phases == 3) {
       every<Real, 3>(row + p, out + p * width, width);
     } else if (phases == 4) {
       every<Real, 4>(row + p, out + p * width, width);
@@ -233,6 +231,10 @@ void pack(const PackRows<Real>& f) {
   for (int64_t r = 0; r < f.rows; ++r) {
     const Real* in = f.in + r * f.row_step;
     Real* out = f.out + r * size;
+    if (f.phases > 1 && f.padding == 0 && r * f.row_step + size + 4 * lanes <= f.readable) {
+      split_phases(in, out, f.phases, f.width);
+      continue;
+    }
     Real* line = f.phases == 1 ? out : f.line;
     if (f.phases == 1) {
       for (int64_t i = 0; i < f.padding; ++i) line[i] = 0;

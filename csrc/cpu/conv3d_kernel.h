@@ -2,7 +2,7 @@
 //
 // A block of channels is one or two vectors wide ("block"). Packed input holds, for one image and group, the values that a
 // piece of the output needs, with zeros where the padding is: [channel][t][h][phase][w / phases]. Column w of the padded
-// input stands in phase w % phases, so that a row of output positions reads each tap from consecutive addresses.
+// input stands in phase w % phases: a row of output positions reads each tap from addresses that are 1 or 2 apart.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +17,7 @@ struct PackRows {
   const Real* in;
   int64_t rows, columns, row_step;
   int64_t padding;        // zeros before the first column
+  int64_t readable;       // elements that may be read from `in` on; rows followed by enough of them are read in place
   int64_t phases, width;  // width of a phase; what is left of it after the columns is zero
   Real* line;             // phases * width + 4 vectors elements, zero on entry
   Real* out;              // [row][phase][width]; may be written a vector past the end
@@ -29,6 +30,7 @@ struct ConvFrames {
   const int64_t* taps;  // where each tap lies from there
   int64_t num_taps;
   int64_t frame_step, row_step;  // from an output frame or row to the next, in packed input
+  int64_t stride;       // from a position to the next, 1 or 2
   const Real* weight;   // [tap][block]
   Real* out;            // [frame][row][position][block]
   int64_t frames, rows, positions;

@@ -30,8 +30,11 @@ class Packer {
     const int64_t end = std::clamp<int64_t>(conv_.in[1] - from_h, top, shape.rows);
     const int64_t padding = std::min(conv_.padding[2], shape.row());
     line_.assign(static_cast<size_t>(shape.row() + 64), Real(0));
-    PackRows<Real> rows{nullptr, end - top, std::min(conv_.in[2], shape.row() - padding), conv_.in[2], padding, shape.phases,
+    PackRows<Real> rows{nullptr, end - top, std::min(conv_.in[2], shape.row() - padding), conv_.in[2], padding, 0, shape.phases,
                         shape.width, line_.data(), nullptr};
+    // What is read past a row's end is used only by Winograd, in tiles that reach past the image.
+    const bool in_place = shape.phases == conv_.stride[2] && conv_.stride[2] > 2 && element_size(type_) == sizeof(Real);
+    const int64_t total_rows = conv_.batch * conv_.groups * conv_.channels * conv_.in[0] * conv_.in[1];
     for (int64_t c = 0; c < shape.channels; ++c) {
       const int64_t channel = ((image * conv_.groups + group) * conv_.channels + c) * conv_.in[0];
       for (int64_t t = 0; t < shape.frames; ++t) {
@@ -42,7 +45,9 @@ class Packer {
           continue;
         }
         std::fill_n(frame, top * shape.row(), Real(0));
-        rows.in = plane((channel + from_t) * conv_.in[1] + from_h + top, rows.rows);
+        const int64_t row = (channel + from_t) * conv_.in[1] + from_h + top;
+        rows.in = plane(row, rows.rows);
+        rows.readable = in_place ? (total_rows - row) * conv_.in[2] : 0;
         rows.out = frame + top * shape.row();
         MER_FAST_DISPATCH(pack_rows, rows);
         std::fill_n(frame + end * shape.row(), (shape.rows - end) * shape.row(), Real(0));

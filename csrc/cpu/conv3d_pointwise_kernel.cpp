@@ -6,30 +6,37 @@ namespace mer_fast::MER_ISA {
 
 namespace {
 
-constexpr int kMost = kVecRegisters == 32 ? kPointwiseOutputs : 6;
-constexpr int kVectors = 2;  // of pixels
+constexpr int kMost = 6;                              // outputs side by side in registers
+constexpr int kVectors = kVecRegisters == 32 ? 4 : 2;  // of pixels
 
-// P outputs by two vectors of pixels.
+// P outputs by kVectors vectors of pixels.
 template <typename Real, int P>
 inline void outputs_of(const PointwiseFrame<Real>& f, const Real* weight, const Real* bias, int64_t pixel, Real* out) {
   constexpr int lanes = lanes_of<Real>;
   VecOf<Real> sum[P][kVectors];
-#pragma GCC unroll 12
-  for (int o = 0; o < P; ++o) sum[o][0] = sum[o][1] = vsplat(bias[o]);
+#pragma GCC unroll 6
+  for (int o = 0; o < P; ++o) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sum[o][v] = vsplat(bias[o]);
+  }
   for (int64_t k = 0; k < f.num_taps; ++k) {
     const Real* at = f.taps[k] + pixel;
-    const VecOf<Real> first = vload(at), second = vload(at + lanes);
-#pragma GCC unroll 12
+    VecOf<Real> x[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) x[v] = vload(at + v * lanes);
+#pragma GCC unroll 6
     for (int o = 0; o < P; ++o) {
       const VecOf<Real> w = vsplat(weight[k * f.width + o]);
-      sum[o][0] += w * first;
-      sum[o][1] += w * second;
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sum[o][v] += w * x[v];
     }
   }
-#pragma GCC unroll 12
+#pragma GCC unroll 6
   for (int o = 0; o < P; ++o) {
-    vstore(out + o * f.out_step, activate_vector<Real>(sum[o][0], f.activation));
-    vstore(out + o * f.out_step + lanes, activate_vector<Real>(sum[o][1], f.activation));
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      vstore(out + o * f.out_step + v * lanes, activate_vector<Real>(sum[o][v], f.activation));
+    }
   }
 }
 

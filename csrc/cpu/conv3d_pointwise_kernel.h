@@ -5,8 +5,6 @@
 
 namespace mer_fast {
 
-constexpr int kPointwiseOutputs = 12;  // output channels side by side in registers, at most
-
 // One output frame: out[o][p] = activation(bias[o] + sum over taps of weight[o][tap] * taps[tap][p]).
 template <typename Real>
 struct PointwiseFrame {

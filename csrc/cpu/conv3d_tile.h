@@ -1,5 +1,5 @@
-// The inner loop of every convolution: P positions of a row by V vectors of channels, held in registers over the taps.
-// With `add` they begin with what is in `out`.
+// The inner loop of every convolution: P positions of a row, S elements apart, by V vectors of channels, held in
+// registers over the taps. With `add` they begin with what is in `out`.
 #pragma once
 
 #include "vec.h"
@@ -9,7 +9,7 @@ namespace mer_fast::MER_ISA {
 // Accumulators, the weights and one broadcast value must fit into the registers.
 constexpr int kWidest = kVecRegisters == 32 ? 14 : 6;
 
-template <typename Real, int P, int V>
+template <typename Real, int P, int V, int S>
 static void tile(const Real* x, const int64_t* taps, int64_t num_taps, const Real* weight, Real* out, bool add) {
   constexpr int lanes = lanes_of<Real>;
   VecOf<Real> sum[P][V] = {};
@@ -28,7 +28,7 @@ static void tile(const Real* x, const int64_t* taps, int64_t num_taps, const Rea
     weight += V * lanes;
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
-      const VecOf<Real> value = vsplat(at[p]);
+      const VecOf<Real> value = vsplat(at[p * S]);
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) sum[p][v] += value * w[v];
     }
@@ -43,18 +43,20 @@ static void tile(const Real* x, const int64_t* taps, int64_t num_taps, const Rea
 template <typename Real>
 using Tile = void (*)(const Real*, const int64_t*, int64_t, const Real*, Real*, bool);
 
-template <typename Real, int V, int P = kWidest>
+template <typename Real, int V, int S, int P = kWidest>
 static Tile<Real> tile_of(int64_t positions) {
   if constexpr (P == 1) {
-    return tile<Real, 1, V>;
+    return tile<Real, 1, V, S>;
   } else {
-    return positions == P ? tile<Real, P, V> : tile_of<Real, V, P - 1>(positions);
+    return positions == P ? tile<Real, P, V, S> : tile_of<Real, V, S, P - 1>(positions);
   }
 }
 
+// `stride`: elements from a position to the next, 1 or 2.
 template <typename Real>
-static Tile<Real> tile_of(int64_t positions, int vectors) {
-  return vectors == 1 ? tile_of<Real, 1>(positions) : tile_of<Real, 2>(positions);
+static Tile<Real> tile_of(int64_t positions, int vectors, int64_t stride = 1) {
+  if (stride == 2) return vectors == 1 ? tile_of<Real, 1, 2>(positions) : tile_of<Real, 2, 2>(positions);
+  return vectors == 1 ? tile_of<Real, 1, 1>(positions) : tile_of<Real, 2, 1>(positions);
 }
 
 // A row of `positions`, cut into equal pieces; the last one begins early where they do not fit, and repeats a few.
