@@ -30,6 +30,12 @@ def many(request):
     return 300 if request.config.getoption("--full") else 25
 
 
+@pytest.fixture
+def conv_cases(request):
+    """Random cases of a convolution for each dtype."""
+    return 500 if request.config.getoption("--full") else 40
+
+
 @pytest.fixture(autouse=True)
 def fresh_seed(request):
     """The same numbers for the same test, other numbers for other tests."""

@@ -17,12 +17,13 @@ static inline Real gelu(Real x) {
 // erf as a rational function fitted on [-3.925, 3.925], beyond which it is 1 in float: absolute error 5e-7.
 static inline VecOf<float> erf_of(VecOf<float> x) {
   const VecOf<float> edge = vsplat(3.925f);
-  const VecOf<float> a = x > edge ? edge : x, b = a < -edge ? -edge : a, z = b * b;  // NaN passes both
+  const VecOf<float> a = x > edge ? edge : x, b = a < -edge ? -edge : a, z = b * b;  // NaN passes
   const VecOf<float> p =
       ((((2.0545501e-6f * z + 2.8398819e-4f) * z + 3.7307383e-3f) * z + 5.2639574e-2f) * z + 1.8960942e-1f) * z + 1.1283791f;
   const VecOf<float> q =
       ((((3.8091675e-5f * z + 1.1538996e-3f) * z + 1.4899019e-2f) * z + 1.1377639e-1f) * z + 5.0136983e-1f) * z + 1.0f;
-  return b * p / q;
+  const VecOf<float> inside = b * p / q;
+  return x > edge ? vsplat(1.0f) : x < -edge ? vsplat(-1.0f) : inside;
 }
 
 static inline VecOf<float> gelu(VecOf<float> x) { return x * 0.5f * (1.0f + erf_of(x * 0.70710678f)); }

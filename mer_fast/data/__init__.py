@@ -1,6 +1,7 @@
 """Videos, faces, apex frames, and synthetic clips with a known truth."""
 
 from .apex import Apex, spot_apex
+from .crops import Normalisation, eyes_and_mouth
 from .faces import Box, Detector, FixedBox, LBPCascade, OpenCVCascade, YuNet, crop, face_frames, find_face, make_detector
 from .synthetic import SyntheticClip, Truth, read_truth, synthetic_clip, write_frames
 from .video import TruncatedVideoWarning, Video, to_gray
@@ -11,6 +12,7 @@ __all__ = [
     "Detector",
     "FixedBox",
     "LBPCascade",
+    "Normalisation",
     "OpenCVCascade",
     "SyntheticClip",
     "TruncatedVideoWarning",
@@ -18,6 +20,7 @@ __all__ = [
     "Video",
     "YuNet",
     "crop",
+    "eyes_and_mouth",
     "face_frames",
     "find_face",
     "make_detector",

@@ -1,0 +1,35 @@
+"""The published networks, built on `mer_fast.nn`. All give logits (N, num_classes)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..errors import MerFastError
+from .microexpfusenet import MicroExpFuseNet
+from .microexpstcnn import MicroExpSTCNN
+
+__all__ = ["MicroExpFuseNet", "MicroExpSTCNN", "create"]
+
+_NETWORKS: dict[str, type[torch.nn.Module]] = {
+    "microexpstcnn": MicroExpSTCNN,
+    "microexpfusenet": MicroExpFuseNet,
+}
+
+
+def create(name: str, num_classes: int, **kwargs: Any) -> torch.nn.Module:
+    """A network by its name.
+
+    Args:
+        name: "microexpstcnn" or "microexpfusenet", in any case.
+        num_classes: how many logits.
+        kwargs: of the network's class.
+
+    Raises:
+        MerFastError: unknown name, or what the class raises.
+    """
+    network = _NETWORKS.get(name.lower()) if isinstance(name, str) else None
+    if network is None:
+        raise MerFastError(f"models.create: name must be one of {', '.join(sorted(_NETWORKS))}, got {name!r}")
+    return network(num_classes, **kwargs)

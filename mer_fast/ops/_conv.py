@@ -92,7 +92,7 @@ def autocast(
     """The operands in the dtype that autocast wants of a convolution; as they are outside of autocast."""
     operands = input, weight, bias
     kind = input.device.type if isinstance(input, torch.Tensor) else "cpu"
-    if not torch.is_autocast_enabled(kind):
+    if kind not in ("cpu", "cuda") or not torch.is_autocast_enabled(kind):
         return operands
     dtype = torch.get_autocast_dtype(kind)
     kept = (torch.float64, dtype)

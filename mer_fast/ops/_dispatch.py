@@ -46,10 +46,11 @@ def over_examples(name: str) -> Function:
     """A vmap rule that calls operator `name` once for each example of the extra batch and stacks the results."""
 
     def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        results = []
-        for k in range(info.batch_size):
-            pairs = zip(arguments, in_dims, strict=True)
-            results.append(kernel(name)(*(a.select(d, k) if d is not None else a for a, d in pairs)))
+        def one(argument: Any, dim: Any, k: int) -> Any:
+            return argument.select(dim, k) if isinstance(argument, torch.Tensor) and dim is not None else argument
+
+        pairs = list(zip(arguments, in_dims, strict=True))
+        results = [kernel(name)(*(one(a, d, k) for a, d in pairs)) for k in range(info.batch_size)]
         if isinstance(results[0], torch.Tensor):
             return torch.stack(results), 0
         stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from .. import reference
 from ..backends import runs_reference
 from ..reference.conv3d import ACTIVATIONS
 from ._conv import Geometry, Triple, autocast, check_operands, exact, geometry, wants_gradient
+from ._conv3d_path import chosen
 from ._dispatch import kernel, over_examples, register
+
+IN_PLACE: dict[str | None, Callable[[torch.Tensor], torch.Tensor]] = {
+    None: lambda x: x,
+    "relu": F.relu_,
+    "leaky_relu": F.leaky_relu_,
+    "gelu": F.gelu,
+}
 
 
 def conv3d(
@@ -35,7 +45,8 @@ def conv3d(
         activation: None, "relu", "leaky_relu" (slope 0.01) or "gelu" (exact).
 
     Returns:
-        (N, O, T', H', W') in the dtype of `input`; under autocast in autocast's. Differentiable.
+        (N, O, T', H', W') in the dtype of `input`; under autocast in autocast's. Differentiable. Where the library (oneDNN)
+        is faster for a shape on a CPU, the op calls it; the debug log of "mer_fast" says which path a shape takes and why.
 
     Raises:
         MerFastError: shapes that do not fit each other, mixed dtypes or devices.
@@ -48,8 +59,12 @@ def conv3d(
             input, weight, bias, stride=shape.stride, padding=shape.padding, dilation=shape.dilation, groups=groups,
             activation=activation,
         )  # fmt: skip
-    if activation in ("leaky_relu", "gelu") and wants_gradient(input, weight, bias):
-        plain = Geometry(shape.stride, shape.padding, shape.dilation, groups, None)  # the gradient needs what goes in
+    gradient = wants_gradient(input, weight, bias)
+    if input.device.type == "cpu" and not chosen(input, weight, shape):
+        out = F.conv3d(input, weight, bias, shape.stride, shape.padding, shape.dilation, groups)
+        return (ACTIVATIONS if gradient else IN_PLACE)[activation](out)
+    if activation in ("leaky_relu", "gelu") and gradient:  # which needs what goes into the activation
+        plain = Geometry(shape.stride, shape.padding, shape.dilation, groups, None)
         return ACTIVATIONS[activation](kernel("conv3d")(input, weight, bias, *plain.arguments(), exact()))
     return kernel("conv3d")(input, weight, bias, *shape.arguments(), exact())
 

@@ -25,4 +25,4 @@ def conv3d_pool(
     full = conv3d(
         input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, activation=activation
     )
-    return F.max_pool3d(full, pool_kernel, pool_stride)
+    return F.max_pool3d(full, pool_kernel, pool_stride)  # type: ignore[arg-type]

@@ -167,7 +167,7 @@ class OpContract:
         assert torch.equal(program.module()(*inputs), self.call(*inputs))
 
     def test_vmaps_over_an_extra_batch(self, device):
-        inputs = [torch.stack([x, x.flip(-1), x.flip(-2)], 1) for x in self.inputs(torch.float32, device)]
+        inputs = [torch.stack([x, x.flip(-1), x.flip(0)], 1) for x in self.inputs(torch.float32, device)]
         out = torch.vmap(self.call, in_dims=1, out_dims=1)(*inputs)
         for k in range(3):
             assert torch.equal(out[:, k], self.call(*(x[:, k] for x in inputs)))
