@@ -1,14 +1,17 @@
-"""`make kernels`: what the compiler gives every shipped CUDA kernel, against the committed table.
+"""`make kernels`: what the compiler gives every shipped kernel, CUDA and Triton, against the committed table.
 
 Each launcher `csrc/cuda/<op>.cu` is compiled for sm_80, sm_90 and sm_100: what ships is what it instantiates, so a new op
-joins by its line in the registry. Registers, stack, spills and shared memory must equal `results/kernels.json`; a spill
-or a stack is a failure whatever the table says. `--update` rewrites the table.
+joins by its line in the registry. `triton_resources.py` does the same for Triton's configurations. Registers, stack,
+spills and shared memory must equal `results/kernels.json`. A spill or a stack is a failure whatever the table says, and
+so is a 16-bit or TF32 product without tensor cores. `--update` rewrites the table.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -18,19 +21,21 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import triton_resources  # noqa: E402
 from mer_fast.ops._registry import OPS  # noqa: E402
 
 TABLE = Path(__file__).resolve().parent / "results" / "kernels.json"
 ARCHS = ("sm_80", "sm_90", "sm_100")
 FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000")  # as in CMakeLists.txt
 
-Resources = dict[str, int]  # registers, stack, spill_stores, spill_loads, shared
+Resources = dict[str, Any]  # registers, stack, spill_stores, spill_loads, shared; of Triton's as in triton_resources.py
 Kernels = dict[str, dict[str, Resources]]  # kernel -> architecture -> resources
 
 ENTRY = re.compile(
@@ -97,22 +102,30 @@ def collect(nvcc: str) -> dict[str, Kernels]:
 
 def spilled(found: dict[str, Kernels]) -> list[str]:
     """What no kernel may have: values that the compiler put into memory."""
+
+    def spills(r: Resources) -> int:  # Triton's are in the stack
+        return r.get("spill_stores", 0) + r.get("spill_loads", 0)
+
     return [
-        f"{op}: {kernel} on {arch} has a stack of {r['stack']} bytes and {r['spill_stores'] + r['spill_loads']} bytes of spills"
+        f"{op}: {kernel} on {arch} has a stack of {r['stack']} bytes and {spills(r)} bytes of spills"
         for op, kernels in found.items()
         for kernel, archs in kernels.items()
         for arch, r in archs.items()
-        if r["stack"] or r["spill_stores"] or r["spill_loads"]
+        if r["stack"] or spills(r)
     ]
 
 
-def differences(found: dict[str, Kernels], wanted: dict[str, Kernels]) -> tuple[list[str], list[str]]:
-    """(differences of register counts alone, all others), one line each."""
+def differences(found: dict[str, Kernels], wanted: dict[str, Kernels], other_compilers: set[str]) -> tuple[list[str], list[str]]:
+    """(what another compiler may change, all other differences), one line each.
+
+    `other_compilers`: which of "nvcc" and "triton" are not of the table's version. That changes register counts, and
+    Triton's shared memory.
+    """
     flat_found, flat_wanted = (
         {(op, kernel, arch): r for op, kernels in table.items() for kernel, archs in kernels.items() for arch, r in archs.items()}
         for table in (found, wanted)
     )
-    registers, others = [], []
+    excused, others = [], []
     for key in sorted(flat_found.keys() | flat_wanted.keys()):
         now, then = flat_found.get(key), flat_wanted.get(key)
         if now == then:
@@ -120,27 +133,31 @@ def differences(found: dict[str, Kernels], wanted: dict[str, Kernels]) -> tuple[
         where = "{}: {} on {}".format(*key)
         if now is None or then is None:
             others.append(f"{where} is {'no longer built' if now is None else 'new'}")
-        elif {**now, "registers": 0} == {**then, "registers": 0}:
-            registers.append(f"{where} has {now['registers']} registers, the table {then['registers']}")
-        else:
-            others.append(f"{where} has {now}, the table {then}")
-    return registers, others
+            continue
+        changed = [name for name in now if now[name] != then.get(name)]
+        triton = "tensor_cores" in now
+        line = f"{where} has " + ", ".join(f"{now[name]} {name}, the table {then.get(name)}" for name in changed)
+        free = {"registers", "shared"} if triton else {"registers"}
+        is_excused = ("triton" if triton else "nvcc") in other_compilers and free.issuperset(changed)
+        (excused if is_excused else others).append(line)
+    return excused, others
 
 
-def table_text(version: str, found: dict[str, Kernels]) -> str:
+def table_text(versions: dict[str, str], found: dict[str, Kernels]) -> str:
     """The table as JSON, one kernel on one architecture a line, so that a change shows as such."""
-    text = json.dumps({"nvcc": version, "ops": found}, indent=1)
+    text = json.dumps({**versions, "ops": found}, indent=1)
     return re.sub(r"\{[^{}]*\}", lambda leaf: json.dumps(json.loads(leaf[0])), text) + "\n"
 
 
 def show(found: dict[str, Kernels]) -> None:
     archs = " ".join(f"{arch:>7}" for arch in ARCHS)
-    print("registers by architecture, and shared bytes\n")
+    print("registers by architecture, shared bytes, and Triton's tensor-core instructions\n")
     for op, kernels in found.items():
         print(f"{op:<52} {archs}  shared")
         for kernel, by_arch in kernels.items():
             counts = " ".join(f"{by_arch[arch]['registers'] if arch in by_arch else '-':>7}" for arch in ARCHS)
-            print(f"  {kernel:<50} {counts} {max(r['shared'] for r in by_arch.values()):>7}")
+            products = " ".join(str(r["tensor_cores"] or "-") for r in by_arch.values() if "tensor_cores" in r)
+            print(f"  {kernel:<50} {counts} {max(r['shared'] for r in by_arch.values()):>7}  {products}".rstrip())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -151,21 +168,25 @@ def main(arguments: list[str] | None = None) -> int:
     if nvcc is None:
         print("kernels: nvcc is not on the PATH; install the CUDA toolkit (no GPU is needed)", file=sys.stderr)
         return 1
-    version, found = nvcc_version(nvcc), collect(nvcc)
+    if importlib.util.find_spec("triton") is None:
+        print("kernels: triton is not installed; run `pip install triton` (no GPU is needed)", file=sys.stderr)
+        return 1
+    versions = {"nvcc": nvcc_version(nvcc), "triton": importlib.metadata.version("triton")}
+    found = {**collect(nvcc), **triton_resources.collect()}
     show(found)
-    failures, warnings = spilled(found), []
+    failures, warnings = spilled(found) + triton_resources.misused_tensor_cores(found), []
     if options.update:
         if not failures:
             TABLE.parent.mkdir(exist_ok=True)
-            TABLE.write_text(table_text(version, found))
+            TABLE.write_text(table_text(versions, found))
     else:
         table = json.loads(TABLE.read_text())
-        registers, others = differences(found, table["ops"])
+        other_compilers = {name for name, version in versions.items() if table[name] != version}
+        excused, others = differences(found, table["ops"], other_compilers)
         failures += others
-        if version == table["nvcc"]:
-            failures += registers
-        elif registers:
-            warnings = [f"nvcc is {version}, the table's was {table['nvcc']}; register counts that differ:", *registers]
+        if excused:
+            told = ", ".join(f"{name} is {versions[name]}, the table's was {table[name]}" for name in sorted(other_compilers))
+            warnings = [f"{told}; what differs by that:", *excused]
     for line in warnings:
         print(f"warning: {line}")
     for line in failures:

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 
 import torch
 
-from . import _library
+from . import _library, launchers
 from .errors import BackendError
 from .ops._registry import OPS
 
 BACKENDS = ("auto", "reference", "cpu", "cuda", "triton")
 _DEVICE = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
+launchers.register()
 # (op, device) pairs that the loaded library has a kernel for; looked up once, so that calls can be traced.
 _BUILT = {(op, device) for op in OPS for device in ("cpu", "cuda") if _library.has_kernel(op, device.upper())}
 
@@ -62,6 +63,8 @@ def why_not(op: str, implementation: str, device: str) -> str | None:
         return f"for {_DEVICE[implementation].upper()} tensors"
     if _library.MISSING is not None:
         return _library.MISSING
+    if implementation == "triton":
+        return launchers.MISSING
     if (op, device) not in _BUILT:
         return "this build has no CUDA half; rebuild with a CUDA toolkit (nvcc) on the PATH"
     return None

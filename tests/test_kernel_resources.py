@@ -2,10 +2,13 @@
 
 import copy
 import json
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import pytest
 
-from benchmarks import kernel_resources
+from benchmarks import kernel_resources, triton_resources
+from mer_fast.launchers import _config
 from mer_fast.ops._registry import OPS
 
 LOG = """\
@@ -27,8 +30,22 @@ def found():
     return {"tim": kernel_resources.parse(LOG)}
 
 
+def of_triton(registers=96, stack=0, shared=8192, tensor_cores="mma"):
+    return {"registers": registers, "stack": stack, "shared": shared, "tensor_cores": tensor_cores}
+
+
 @pytest.fixture
-def fake_nvcc(monkeypatch, tmp_path, found):
+def fake_triton(monkeypatch):
+    """A Triton of version 3.9.0 that makes one kernel."""
+    found = {"conv3d": {"conv3d<float16, narrow>": {"sm_80": of_triton()}}}
+    monkeypatch.setattr(kernel_resources.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(kernel_resources.importlib.metadata, "version", lambda name: "3.9.0")
+    monkeypatch.setattr(triton_resources, "collect", lambda: found)
+    return found
+
+
+@pytest.fixture
+def fake_nvcc(monkeypatch, tmp_path, found, fake_triton):
     """A compiler of version 13.0.88 that makes `found` of every op."""
     monkeypatch.setattr(kernel_resources, "TABLE", tmp_path / "results" / "kernels.json")
     monkeypatch.setattr(kernel_resources.shutil, "which", lambda name: name)
@@ -62,10 +79,11 @@ def test_spills_are_never_written(fake_nvcc, capsys):
     assert "16 bytes of spills" in capsys.readouterr().out
 
 
-def test_the_table_is_compared_exactly(fake_nvcc, monkeypatch, capsys):
+def test_the_table_is_compared_exactly(fake_nvcc, fake_triton, monkeypatch, capsys):
     clean(fake_nvcc)
     assert kernel_resources.main(["--update"]) == 0
-    assert json.loads(kernel_resources.TABLE.read_text()) == {"nvcc": "13.0.88", "ops": fake_nvcc}
+    expected = {"nvcc": "13.0.88", "triton": "3.9.0", "ops": fake_nvcc | fake_triton}
+    assert json.loads(kernel_resources.TABLE.read_text()) == expected
     assert kernel_resources.main([]) == 0
 
     fake_nvcc["tim"]["tim_weights<float>"]["sm_80"]["registers"] = 41
@@ -80,11 +98,48 @@ def test_the_table_is_compared_exactly(fake_nvcc, monkeypatch, capsys):
     assert kernel_resources.main([]) == 1
 
 
+def test_another_triton_may_take_other_registers_and_shared_memory(fake_nvcc, fake_triton, monkeypatch, capsys):
+    clean(fake_nvcc)
+    assert kernel_resources.main(["--update"]) == 0
+    entry = fake_triton["conv3d"]["conv3d<float16, narrow>"]
+    entry["sm_80"] = of_triton(registers=120, shared=4096)
+    assert kernel_resources.main([]) == 1
+    line = "conv3d: conv3d<float16, narrow> on sm_80 has 120 registers, the table 96, 4096 shared, the table 8192"
+    assert f"FAILED: {line}" in capsys.readouterr().out
+
+    monkeypatch.setattr(kernel_resources.importlib.metadata, "version", lambda name: "3.6.0")
+    assert kernel_resources.main([]) == 0
+    assert f"warning: {line}" in capsys.readouterr().out
+    for wrong, complaint in (
+        (of_triton(tensor_cores=None), "has no tensor-core instruction"),
+        (of_triton(stack=8), "has a stack of 8 bytes"),
+    ):
+        entry["sm_80"] = wrong
+        assert kernel_resources.main([]) == 1
+        assert f"FAILED: conv3d: conv3d<float16, narrow> on sm_80 {complaint}" in capsys.readouterr().out
+
+
+def test_float32_must_not_be_rounded_to_tf32():
+    found = {"conv3d": {"conv3d<float32, wide>": {"sm_100": of_triton(tensor_cores="tcgen05")}}}
+    assert triton_resources.misused_tensor_cores(found) == ["conv3d: conv3d<float32, wide> on sm_100 rounds float32 to TF32"]
+    found["conv3d"]["conv3d<float32, wide>"]["sm_100"] = of_triton(tensor_cores=None)
+    assert triton_resources.misused_tensor_cores(found) == []
+
+
+def test_triton_compiles_what_is_launched_for_a_gpu_that_is_not_there():
+    pytest.importorskip("triton")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # the stand-in for the GPU stays in there
+        found = pool.submit(triton_resources.compile_for, "sm_90", "float16").result()
+    assert set(found["conv3d"]) == {f"conv3d<float16, {width}>" for width in ("narrow", "narrow, gelu", "wide", "wide, gelu")}
+    assert found["conv3d"]["conv3d<float16, wide>"]["sm_90"]["tensor_cores"] == "wgmma"
+    assert kernel_resources.spilled(found) == triton_resources.misused_tensor_cores(found) == []
+
+
 def test_new_and_lost_kernels_are_differences(found):
     table = copy.deepcopy(found)
     table["tim"]["tim_lost"] = table["tim"].pop("tim_weights<double>")
-    registers, others = kernel_resources.differences(found, table)
-    assert registers == []
+    excused, others = kernel_resources.differences(found, table, {"nvcc"})
+    assert excused == []
     assert others == ["tim: tim_lost on sm_80 is no longer built", "tim: tim_weights<double> on sm_80 is new"]
 
 
@@ -94,8 +149,22 @@ def test_without_nvcc_it_says_so_in_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "kernels: nvcc is not on the PATH; install the CUDA toolkit (no GPU is needed)\n"
 
 
+def test_without_triton_it_says_so_in_one_line(fake_nvcc, monkeypatch, capsys):
+    monkeypatch.setattr(kernel_resources.importlib.util, "find_spec", lambda name: None)
+    assert kernel_resources.main([]) == 1
+    assert capsys.readouterr().err == "kernels: triton is not installed; run `pip install triton` (no GPU is needed)\n"
+
+
 def test_the_committed_table_has_every_op_and_no_spill():
     table = json.loads(kernel_resources.TABLE.read_text())["ops"]
-    assert set(table) == {op for op, entry in OPS.items() if "cuda" in entry.kernels}
-    assert kernel_resources.spilled(table) == []
+    assert set(table) == {op for op, entry in OPS.items() if {"cuda", "triton"} & set(entry.kernels)}
+    assert kernel_resources.spilled(table) == triton_resources.misused_tensor_cores(table) == []
     assert all(set(archs) == set(kernel_resources.ARCHS) for kernels in table.values() for archs in kernels.values())
+
+
+def test_the_committed_table_has_every_configuration_of_triton():
+    table = json.loads(kernel_resources.TABLE.read_text())["ops"]
+    kernels = {kernel for op in triton_resources.OPERATIONS for kernel in table[op] if "gelu" not in kernel}
+    wanted = {f"{kernel}<{precision}, {width}>" for kernel in _config.DEFAULTS for precision in _config.PRECISIONS
+              for width in _config.WIDTHS}  # fmt: skip
+    assert kernels == wanted
