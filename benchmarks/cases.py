@@ -12,7 +12,7 @@ import torch
 
 from mer_fast import ops, reference
 
-from . import rivals
+from . import conv_cases, rivals
 from .agreement import tvl1_agreement
 from .rivals import Call, Rival
 
@@ -32,6 +32,7 @@ class Case:
         pairs: pairs of frames in a call, for an op on pairs.
         agreement: how near the results are to each other and to the truth, where no test can demand equality. Raises
             `rivals.MissingRival`.
+        group: a table of further shapes, of which the README shows the mean and the lowest alone.
     """
 
     op: str
@@ -43,6 +44,7 @@ class Case:
     flops: int | None = None
     pairs: int | None = None
     agreement: Callable[[], dict[str, Any]] | None = None
+    group: str | None = None
 
     @property
     def name(self) -> str:
@@ -159,8 +161,24 @@ def optical_strain_case(batch: int, size: int, *, backward: bool) -> Case:
     )
 
 
+# --- convolutions ------------------------------------------------------------------------------------------------------
+def conv_case(op: str, shape: conv_cases.Shape, *, backward: bool, group: str | None = None) -> Case:
+    return Case(op, **conv_cases.conv_fields(shape, backward=backward), group=group)
+
+
+def conv_table(op: str, shown: tuple[conv_cases.Shape, ...], further: tuple[conv_cases.Shape, ...]) -> tuple[Case, ...]:
+    """Every shape forward, then forward and backward."""
+    cases = [conv_case(op, shape, backward=backward) for shape in shown for backward in (False, True)]
+    for backward in (False, True):
+        group = f"{len(further)} further shapes{', with gradient' if backward else ''}"
+        cases += [conv_case(op, shape, backward=backward, group=group) for shape in further]
+    return tuple(cases)
+
+
 CASES: dict[str, tuple[Case, ...]] = {
     "tvl1_flow": tuple(tvl1_flow_case(size, batch) for size in (128, 224) for batch in (1, 16)),
     "tim": (tim_case(60, 10, 340, 280), tim_case(30, 60, 128, 128)),
     "optical_strain": tuple(optical_strain_case(64, 224, backward=backward) for backward in (False, True)),
+    "conv3d": conv_table("conv3d", conv_cases.PLAIN, conv_cases.PLAIN_FURTHER),
+    "conv3d_pool": conv_table("conv3d_pool", conv_cases.POOLED, conv_cases.POOLED_FURTHER),
 }

@@ -80,7 +80,7 @@ def gpu_cases() -> dict[str, list[Case]]:
         "tim": [tim, at_dtype(tim, torch.float16), tim_of_bytes(tim, 10), back],
         "optical_strain": [strain, at_dtype(strain, torch.float16), gradient],
     }
-    return {op: [*CASES.get(op, ()), *larger.get(op, [])] for op, entry in OPS.items() if "cuda" in entry.kernels}
+    return {op: [*CASES.get(op, ()), *larger.get(op, [])] for op, entry in OPS.items() if {"cuda", "triton"} & {*entry.kernels}}
 
 
 # --- timing -----------------------------------------------------------------------------------------------------------

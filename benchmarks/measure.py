@@ -116,6 +116,8 @@ def compare(
         "rounds": {name: timing.rounds for name, timing in timings.items()},
         "missing": missing,
     }
+    if case.group is not None:
+        found["group"] = case.group
     best = ranked(found)
     if best:
         found["best_rival"], found["ratio"] = best[0]

@@ -145,7 +145,8 @@ def compiled(step: Callable[..., Any], function: Callable[..., Any]) -> Callable
     """`step(function, *inputs)` with `function` compiled, beforehand."""
 
     def make(*inputs: torch.Tensor) -> Call:
-        fast = torch.compile(function)
+        torch.compiler.reset()  # or code for any size would be made after the first shapes
+        fast = torch.compile(function, dynamic=False)
         try:
             step(fast, *inputs)
         except Exception as error:  # no compiler, no Python headers, no Triton: torch has a class of its own for each

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from mer_fast import MerFastError
@@ -86,7 +87,8 @@ def _device_table(result: Result) -> str:
         "",
         "| op | input | mer_fast | fastest rival | times faster | other rivals | rate |",
         "| --- | --- | ---: | --- | ---: | --- | --- |",
-        *(_row(case) for case in result["cases"]),
+        *(_row(case) for case in result["cases"] if "group" not in case),
+        *(_group_row(*key, [c for c in result["cases"] if (c["op"], c.get("group")) == key]) for key in _groups(result)),
     ]
     notes = [line for case in result["cases"] for line in _notes(case)]
     return "\n".join([*lines, *(["", *notes] if notes else [])])
@@ -99,6 +101,20 @@ def _row(case: Result) -> str:
     rest = "; ".join(f"{name}, {duration(seconds[name])} ({times(factor)})" for name, factor in others)
     cells = [f"`{case['op']}`", case["shape"], duration(seconds["mer_fast"]), told, f"**{times(ratio)}**", rest, _rate(case)]
     return f"| {' | '.join(cells)} |"
+
+
+def _groups(result: Result) -> list[tuple[str, str]]:
+    """(op, group), once each."""
+    return list(dict.fromkeys((case["op"], case["group"]) for case in result["cases"] if "group" in case))
+
+
+def _group_row(op: str, group: str, cases: list[Result]) -> str:
+    """A table of further shapes in one line: the geometric mean of the ratios to each shape's fastest rival, and the lowest."""
+    ratios = [(case["ratio"], case["shape"]) for case in cases if "ratio" in case]
+    if not ratios:
+        return f"| `{op}` | {group} | | none could run | | | |"
+    mean, (lowest, where) = geometric_mean([ratio for ratio, _ in ratios]), min(ratios)
+    return f"| `{op}` | {group} | | each one's fastest | **{times(mean)}** mean | lowest {lowest:.2f}x: {where} | |"
 
 
 def _rate(case: Result) -> str:

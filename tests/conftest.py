@@ -36,6 +36,12 @@ def conv_cases(request):
     return 500 if request.config.getoption("--full") else 40
 
 
+@pytest.fixture(autouse=True, scope="session")
+def full_float32():
+    """Convolutions in float32 proper on a GPU; tests of TF32 opt in."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 @pytest.fixture(autouse=True)
 def fresh_seed(request):
     """The same numbers for the same test, other numbers for other tests."""

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from benchmarks import measure, run, table
-from benchmarks.cases import CASES, OURS, optical_strain_case, tim_case, tvl1_flow_case
+from benchmarks.cases import CASES, OURS, conv_case, optical_strain_case, tim_case, tvl1_flow_case
+from benchmarks.conv_cases import Shape
 from benchmarks.rivals import MissingRival, tim_by_svd
 from mer_fast import MerFastError, ops
 from mer_fast.ops._registry import OPS
@@ -21,6 +22,14 @@ TINY = {
     "tim": (lambda: tim_case(9, 5, 12, 10),),
     "optical_strain": tuple(lambda b=b: optical_strain_case(2, 17, backward=b) for b in (False, True)),
     "tvl1_flow": (lambda: tvl1_flow_case(32, 2),),
+    "conv3d": tuple(
+        lambda b=b: conv_case("conv3d", Shape((2, 2, 7, 9, 9), 8, (3, 3, 3), (2, 1, 1)), backward=b) for b in (False, True)
+    ),
+    "conv3d_pool": tuple(
+        lambda b=b, c=c: conv_case("conv3d_pool", Shape((2, c, 8, 11, 11), 4, (3, 3, 3), pool=(2, 3, 3)), backward=b)
+        for b in (False, True)
+        for c in (1, 2)
+    ),
 }
 
 
@@ -45,11 +54,11 @@ def test_every_op_has_cases_and_a_bench_file():
         assert (ROOT / "benchmarks" / f"bench_{op}.py").exists()
 
 
-@pytest.mark.parametrize("op", ["tim", "optical_strain"])
+@pytest.mark.parametrize("op", ["tim", "optical_strain", "conv3d", "conv3d_pool"])
 def test_rivals_do_the_same_work(op):
     for case in tiny(op):
         expected = as_tensors(case.candidate(OURS)())
-        for name in set(case.names()) - {OURS, "torch.gradient, torch.compile"}:  # compiling takes half a minute
+        for name in (n for n in case.names() if n != OURS and "torch.compile" not in n):  # compiling takes half a minute
             for got, want in zip(as_tensors(case.candidate(name)()), expected, strict=True):
                 assert relative_error(got, want) < 1e-4, f"{case.name}: {name}"
 

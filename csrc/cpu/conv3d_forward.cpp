@@ -20,8 +20,8 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // How the output is cut into tasks, and what one task needs.
 struct Plan {
   int winograd;                  // outputs of a tile, a side; 0: direct
-  int vectors;
-  int64_t block, blocks;         // channels side by side in vectors, and how many such blocks a group has
+  int64_t lanes, outputs;        // of a group
+  int64_t block, blocks;         // channels side by side in vectors, one or two, and how many such blocks a group has
   int64_t frames, rows;          // pooled, of a task
   int64_t tasks_t, tasks_h;
   int64_t conv_rows, positions;  // of a task's frame; tiles may reach past them
@@ -31,6 +31,9 @@ struct Plan {
   int64_t ring;                  // convolution frames kept for that
   PackedShape packed;
 
+  // The last block may be narrower.
+  int vectors_of(int64_t b) const { return outputs - b * block > lanes ? 2 : 1; }
+  int64_t block_of(int64_t b) const { return vectors_of(b) * lanes; }
   int64_t tile_rows() const { return divide_up(conv_rows, winograd); }
   int64_t tiles_wide() const { return divide_up(positions, winograd); }
   int64_t tiles_frame() const { return tile_rows() * tiles_wide(); }
@@ -40,7 +43,7 @@ struct Plan {
     return residue * (packed.frames / stride_t) + before + frame / stride_t;
   }
   int64_t frame_width() const { return winograd ? winograd * tiles_wide() : positions; }
-  int64_t frame_size() const { return (winograd ? winograd * tile_rows() : conv_rows) * frame_width() * block; }
+  int64_t frame_size(int64_t width) const { return (winograd ? winograd * tile_rows() : conv_rows) * frame_width() * width; }
 };
 
 template <typename Real>
@@ -48,11 +51,11 @@ Plan plan_for(const ConvCall& call, int64_t frames, int64_t rows, int winograd) 
   const ConvShape& conv = call.conv;
   const PoolShape& pool = call.pool;
   Plan plan{};
-  const int64_t lanes = MER_FAST_DISPATCH(vector_lanes, sizeof(Real));
+  plan.lanes = MER_FAST_DISPATCH(vector_lanes, sizeof(Real));
+  plan.outputs = conv.outputs;
   plan.winograd = winograd;
   plan.stride_t = conv.stride[0];
-  plan.vectors = conv.outputs > lanes ? 2 : 1;
-  plan.block = plan.vectors * lanes;
+  plan.block = (conv.outputs > plan.lanes ? 2 : 1) * plan.lanes;
   plan.blocks = divide_up(conv.outputs, plan.block);
   plan.frames = frames;
   plan.rows = rows;
@@ -71,9 +74,9 @@ Plan plan_for(const ConvCall& call, int64_t frames, int64_t rows, int winograd) 
   plan.pooled_at_once = weights < (winograd ? 96 << 10 : 16 << 10) ? 1 : std::clamp<int64_t>((winograd ? 48 : 160) / (positions * pool.stride[0]), 1, frames);
   plan.ring = pool.kernel[0] + (plan.pooled_at_once - 1) * pool.stride[0];
   if (winograd) {
-    plan.packed.rows = winograd * plan.tile_rows() + 2;
+    plan.packed.rows = winograd * plan.tile_rows() + winograd_kernel(winograd) - 1;
     plan.packed.phases = winograd;
-    plan.packed.width = plan.tiles_wide() + 1;
+    plan.packed.width = plan.tiles_wide() + (winograd_side(winograd) - 1) / winograd;
   } else {
     plan.packed.rows = (plan.conv_rows - 1) * conv.stride[1] + (conv.kernel[1] - 1) * conv.dilation[1] + 1;
     plan.packed.phases = conv.stride[2] <= 2 ? 1 : conv.stride[2];
@@ -85,7 +88,7 @@ Plan plan_for(const ConvCall& call, int64_t frames, int64_t rows, int winograd) 
 template <typename Real>
 int64_t bytes_of(const Plan& plan, const ConvCall& call) {
   const int64_t tiles = plan.winograd ? winograd_points(plan.winograd) * plan.packed.channels * plan.packed.frames * plan.tiles_frame() : 0;
-  return (plan.packed.size() + tiles + plan.ring * plan.frame_size()) * static_cast<int64_t>(sizeof(Real));
+  return (plan.packed.size() + tiles + plan.ring * plan.frame_size(plan.block)) * static_cast<int64_t>(sizeof(Real));
 }
 
 // The cheapest cut that fits the cache: few repeated rows and frames, and enough tasks for the threads.
@@ -118,22 +121,22 @@ Plan best_plan(const ConvCall& call, int winograd) {
 template <typename Real>
 std::vector<Real> packed_weight(const ConvShape& conv, const Plan& plan, const Real* weight) {
   const int64_t area = conv.kernel[1] * conv.kernel[2], deep = conv.channels * conv.kernel[0];
-  const int64_t plain = conv.taps() * plan.block, each = plan.winograd ? plain / area * winograd_points(plan.winograd) : plain;
-  std::vector<Real> packed(static_cast<size_t>(conv.groups * plan.blocks * each)), square(static_cast<size_t>(plain));
-  for (int64_t b = 0; b < conv.groups * plan.blocks; ++b) {
-    const int64_t first = b % plan.blocks * plan.block, many = std::min(plan.block, conv.outputs - first);
-    Real* out = plan.winograd ? square.data() : packed.data() + b * each;
-    std::fill_n(out, plain, Real(0));
+  const int64_t each = plan.block * (plan.winograd ? deep * winograd_points(plan.winograd) : conv.taps());
+  std::vector<Real> packed(static_cast<size_t>(conv.groups * plan.blocks * each)), square(static_cast<size_t>(conv.taps() * plan.block));
+  for (int64_t i = 0; i < conv.groups * plan.blocks; ++i) {
+    const int64_t b = i % plan.blocks, first = b * plan.block, width = plan.block_of(b), many = std::min(width, conv.outputs - first);
+    Real* out = plan.winograd ? square.data() : packed.data() + i * each;
+    std::fill_n(out, conv.taps() * width, Real(0));
     for (int64_t o = 0; o < many; ++o) {
-      const Real* from = weight + (b / plan.blocks * conv.outputs + first + o) * conv.taps();
+      const Real* from = weight + (i / plan.blocks * conv.outputs + first + o) * conv.taps();
       for (int64_t k = 0; k < deep; ++k) {
         for (int64_t s = 0; s < area; ++s) {
           const int64_t tap = plan.winograd ? s * deep + k : k * area + s;
-          out[tap * plan.block + o] = from[k * area + s];
+          out[tap * width + o] = from[k * area + s];
         }
       }
     }
-    if (plan.winograd) MER_FAST_DISPATCH(winograd_weight, plan.winograd, out, packed.data() + b * each, deep, plan.block);
+    if (plan.winograd) MER_FAST_DISPATCH(winograd_weight, plan.winograd, out, packed.data() + i * each, deep, width);
   }
   return packed;
 }
@@ -176,7 +179,7 @@ class Worker {
  public:
   Worker(const ConvCall& call, const Prepared<Real>& prepared, const Real* bias)
       : call_(call), plan_(prepared.plan), prepared_(prepared), bias_(bias), packer_(call.conv, call.type, call.input),
-        packed_(size(plan_.packed.size())), ring_(size(plan_.ring * plan_.frame_size())),
+        packed_(size(plan_.packed.size())), ring_(size(plan_.ring * plan_.frame_size(plan_.block))),
         block_bias_(size(plan_.block)) {
     if (plan_.winograd) {
       tiles_.resize(size(points() * point_step() + 64));
@@ -206,6 +209,8 @@ class Worker {
 
  private:
   static size_t size(int64_t n) { return static_cast<size_t>(n); }
+  int64_t width() const { return plan_.block_of(block_); }
+  int64_t frame_size() const { return plan_.frame_size(width()); }
   int64_t points() const { return winograd_points(plan_.winograd); }
   int64_t point_step() const { return plan_.packed.channels * plan_.packed.frames * plan_.tiles_frame() + kTilePad; }
 
@@ -232,13 +237,13 @@ class Worker {
           winograd_frames, plan_.winograd,
           WinogradFrames<Real>{tiles_.data() + t * plan_.tiles_frame(), point_step(), prepared_.taps.data(), taps, weight,
                                plan_.tiles_at_once, products_.data(), out, frames, plan_.tile_rows(), plan_.tiles_wide()},
-          plan_.vectors);
+          plan_.vectors_of(block_));
     } else {
       MER_FAST_DISPATCH(
           conv_frames,
           ConvFrames<Real>{packed_.data() + t * frame_step, prepared_.taps.data(), taps, frame_step,
                            call_.conv.stride[1] * plan_.packed.row(), call_.conv.stride[2] / plan_.packed.phases, weight, out, frames, plan_.conv_rows, plan_.positions},
-          plan_.vectors);
+          plan_.vectors_of(block_));
     }
   }
 
@@ -246,15 +251,16 @@ class Worker {
   void complete(int64_t last, const Real* weight) {
     while (computed_ <= last) {
       const int64_t place = computed_ % plan_.ring, many = std::min(last + 1 - computed_, plan_.ring - place);
-      convolve_frames(computed_, many, weight, ring_.data() + place * plan_.frame_size());
+      convolve_frames(computed_, many, weight, ring_.data() + place * frame_size());
       computed_ += many;
     }
   }
 
   bool run_block(int64_t image_group, int64_t b, int64_t first_t, int64_t first_h, int64_t frames, int64_t rows) {
     const PoolShape& pool = call_.pool;
+    block_ = b;
     const int64_t group = image_group % call_.conv.groups, first = b * plan_.block;
-    const int64_t channels = std::min(plan_.block, call_.conv.outputs - first);
+    const int64_t channels = std::min(width(), call_.conv.outputs - first);
     const int64_t each = static_cast<int64_t>(prepared_.weight.size()) / (call_.conv.groups * plan_.blocks);
     const Real* weight = prepared_.weight.data() + (group * plan_.blocks + b) * each;
     std::copy_n(bias_ + group * call_.conv.outputs + first, channels, block_bias_.data());
@@ -265,7 +271,7 @@ class Worker {
       computed_ = std::max(computed_, begin);  // frames between windows are skipped
       complete((together - 1) * pool.stride[0] + pool.kernel[0] - 1, weight);
       window_.clear();
-      for (int64_t k = begin; k < begin + pool.kernel[0]; ++k) window_.push_back(ring_.data() + k % plan_.ring * plan_.frame_size());
+      for (int64_t k = begin; k < begin + pool.kernel[0]; ++k) window_.push_back(ring_.data() + k % plan_.ring * frame_size());
       const int64_t channel = image_group * call_.conv.outputs + first;
       const int64_t out = ((channel * pool.out[0] + first_t + t) * pool.out[1] + first_h) * pool.out[2];
       finite &= call_.pooled ? pool_frame(rows, channels, out) : finish_frame(rows, channels, out);
@@ -277,10 +283,10 @@ class Worker {
     const PoolShape& pool = call_.pool;
     const bool finite = MER_FAST_DISPATCH(
         pool_rows,
-        PoolRows<Real>{window_.data(), plan_.frame_width() * plan_.block, {pool.kernel[0], pool.kernel[1], pool.kernel[2]},
+        PoolRows<Real>{window_.data(), plan_.frame_width() * width(), {pool.kernel[0], pool.kernel[1], pool.kernel[2]},
                        pool.stride[1], pool.stride[2], rows, pool.out[2], block_bias_.data(), call_.activation, values_.data(),
                        call_.winners ? winners_.data() : nullptr},
-        plan_.vectors);
+        plan_.vectors_of(block_));
     const int64_t count = rows * pool.out[2];
     write(values_.data(), count, channels, out, false);
     if (call_.winners) write_winners(count, channels, out);
@@ -289,10 +295,10 @@ class Worker {
 
   bool finish_frame(int64_t rows, int64_t channels, int64_t out) {
     bool finite = true;
-    const int64_t width = call_.pool.out[2], row = plan_.frame_width() * plan_.block;
-    const bool whole = row == width * plan_.block;  // rows lie end to end
+    const int64_t columns = call_.pool.out[2], row = plan_.frame_width() * width();
+    const bool whole = plan_.frame_width() == columns;  // rows lie end to end
     for (int64_t h = 0; h < (whole ? 1 : rows); ++h) {
-      finite &= write(window_[0] + h * row, whole ? rows * width : width, channels, out + h * width, true);
+      finite &= write(window_[0] + h * row, whole ? rows * columns : columns, channels, out + h * columns, true);
     }
     return finite;
   }
@@ -302,7 +308,7 @@ class Worker {
   // values[count][block] to the output, with bias and activation where they are the convolution's own.
   bool write(const Real* values, int64_t count, int64_t channels, int64_t out, bool finish) {
     const bool same = element_size(call_.type) == sizeof(Real);
-    Turn<Real> turn{values, count, channels, plan_.block, plan_.block, same ? static_cast<Real*>(call_.output) + out : turned_.data(),
+    Turn<Real> turn{values, count, channels, width(), width(), same ? static_cast<Real*>(call_.output) + out : turned_.data(),
                     same ? channel_step() : count};
     bool finite = true;
     if (finish) {
@@ -320,7 +326,7 @@ class Worker {
   }
 
   void write_winners(int64_t count, int64_t channels, int64_t out) {
-    MER_FAST_DISPATCH(transpose_block, Turn<Real>{winners_.data(), count, channels, plan_.block, plan_.block, turned_.data(), count});
+    MER_FAST_DISPATCH(transpose_block, Turn<Real>{winners_.data(), count, channels, width(), width(), turned_.data(), count});
     for (int64_t c = 0; c < channels; ++c) {
       uint8_t* target = call_.winners + out + c * channel_step();
       for (int64_t i = 0; i < count; ++i) target[i] = static_cast<uint8_t>(turned_[size(c * count + i)]);
@@ -334,17 +340,19 @@ class Worker {
   Packer<Real> packer_;
   std::vector<Real> packed_, ring_, block_bias_, tiles_, products_, scratch_, values_, winners_, turned_;
   std::vector<const Real*> window_;
-  int64_t computed_ = 0;  // frames of this block so far
+  int64_t block_ = 0;     // the block at hand
+  int64_t computed_ = 0;  // and its frames so far
 };
 
 // The tile that takes the fewest products, or 0 where the formula itself is faster.
 int winograd_tile(const ConvCall& call) {
   const ConvShape& s = call.conv;
-  const bool possible = s.kernel[1] == 3 && s.kernel[2] == 3 && s.stride[1] == 1 && s.stride[2] == 1 && s.dilation[1] == 1 && s.dilation[2] == 1;
-  if (!possible || call.exact || call.type == Element::f64 || s.channels * s.kernel[0] < kLeastTaps) return 0;
+  const bool dense = s.stride[1] == 1 && s.stride[2] == 1 && s.dilation[1] == 1 && s.dilation[2] == 1;
+  if (!dense || s.kernel[1] != s.kernel[2] || call.exact || call.type == Element::f64 || s.channels * s.kernel[0] < kLeastTaps) return 0;
   int best = 0;
-  double least = kWinogradGain * 9;
-  for (const int m : {4, 3}) {
+  double least = kWinogradGain * static_cast<double>(s.kernel[1] * s.kernel[2]);
+  for (const int m : {4, 3, 2}) {
+    if (winograd_kernel(m) != s.kernel[1]) continue;
     double products = winograd_points(m);
     for (int d = 1; d < 3; ++d) {
       const int64_t positions = (call.pool.out[d] - 1) * call.pool.stride[d] + call.pool.kernel[d];

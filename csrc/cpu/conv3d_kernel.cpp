@@ -97,18 +97,38 @@ struct Winograd<4> {  // points 0, 1, -1, 2, -2 and infinity
   }
 };
 
+template <>
+struct Winograd<2> : Winograd<4> {  // the same points, so the same input transform, for kernels of 5
+  template <typename T>
+  static inline void weight(const T* g, T* o) {
+    const T even = g[0] + g[2] + g[4], odd = g[1] + g[3];
+    const T far_even = g[0] + 4 * g[2] + 16 * g[4], far_odd = 2 * g[1] + 8 * g[3];
+    o[0] = g[0] / 4;
+    o[1] = -(even + odd) / 6;
+    o[2] = (odd - even) / 6;
+    o[3] = (far_even + far_odd) / 24;
+    o[4] = (far_even - far_odd) / 24;
+    o[5] = g[4];
+  }
+  template <typename T>
+  static inline void output(const T* m, T* y) {
+    y[0] = m[0] + (m[1] + m[2]) + (m[3] + m[4]);
+    y[1] = (m[1] - m[2]) + 2 * (m[3] - m[4]) + m[5];
+  }
+};
+
 template <typename Real, int M>
 void transform_weight(const Real* weight, Real* out, int64_t num_taps, int64_t block) {
-  constexpr int side = M + 2;
+  constexpr int side = winograd_side(M), r = winograd_kernel(M);
   const int64_t step = num_taps * block;
   for (int64_t i = 0; i < step; i += lanes_of<Real>) {
-    VecOf<Real> half[3][side], column[3], points[side];
-    for (int kh = 0; kh < 3; ++kh) {
-      for (int kw = 0; kw < 3; ++kw) column[kw] = vload(weight + (kh * 3 + kw) * step + i);
+    VecOf<Real> half[r][side], column[r], points[side];
+    for (int kh = 0; kh < r; ++kh) {
+      for (int kw = 0; kw < r; ++kw) column[kw] = vload(weight + (kh * r + kw) * step + i);
       Winograd<M>::weight(column, half[kh]);
     }
     for (int b = 0; b < side; ++b) {
-      for (int kh = 0; kh < 3; ++kh) column[kh] = half[kh][b];
+      for (int kh = 0; kh < r; ++kh) column[kh] = half[kh][b];
       Winograd<M>::weight(column, points);
       for (int a = 0; a < side; ++a) vstore(out + (a * side + b) * step + i, points[a]);
     }
@@ -117,7 +137,7 @@ void transform_weight(const Real* weight, Real* out, int64_t num_taps, int64_t b
 
 template <typename Real, int M>
 void transform_input(const WinogradInput<Real>& f) {
-  constexpr int lanes = lanes_of<Real>, side = M + 2;
+  constexpr int lanes = lanes_of<Real>, side = winograd_side(M);
   const int64_t width = M * f.phase_width;
   const int64_t step = (width + lanes - 1) / lanes * lanes;
   for (int64_t r = 0; r < f.tile_rows; ++r) {
@@ -143,7 +163,7 @@ void transform_input(const WinogradInput<Real>& f) {
 
 template <typename Real, int M>
 inline void tile_outputs(const Real* products, int64_t point_step, Real* out, int64_t row_step, int64_t position_step) {
-  constexpr int side = M + 2;
+  constexpr int side = winograd_side(M);
   VecOf<Real> half[side][M], m[side], y[M];
 #pragma GCC unroll 6
   for (int a = 0; a < side; ++a) {
@@ -214,7 +234,9 @@ inline void every(const Real* row, Real* out, int64_t width) {
 template <typename Real>
 void split_phases(const Real* row, Real* out, int64_t phases, int64_t width) {
   for (int64_t p = 0; p < phases; ++p) {
-    if (phases == 3) {
+    if (phases == 2) {
+      every<Real, 2>(row + p, out + p * width, width);
+    } else if (phases == 3) {
       every<Real, 3>(row + p, out + p * width, width);
     } else if (phases == 4) {
       every<Real, 4>(row + p, out + p * width, width);
@@ -255,16 +277,18 @@ void pack(const PackRows<Real>& f) {
 
 int64_t vector_lanes(int64_t element_bytes) { return kVecBytes / element_bytes; }
 
+#define MER_FAST_WINOGRAD(step, Real, m) (m == 4 ? step<Real, 4> : m == 3 ? step<Real, 3> : step<Real, 2>)
+
 #define MER_FAST_DEFINE(Real)                                                                             \
   void conv_frames(const ConvFrames<Real>& frames, int vectors) { direct(frames, vectors); }              \
   void winograd_weight(int m, const Real* weight, Real* out, int64_t num_taps, int64_t block) {           \
-    (m == 3 ? transform_weight<Real, 3> : transform_weight<Real, 4>)(weight, out, num_taps, block);       \
+    MER_FAST_WINOGRAD(transform_weight, Real, m)(weight, out, num_taps, block);                           \
   }                                                                                                       \
   void winograd_input(int m, const WinogradInput<Real>& frame) {                                          \
-    (m == 3 ? transform_input<Real, 3> : transform_input<Real, 4>)(frame);                                \
+    MER_FAST_WINOGRAD(transform_input, Real, m)(frame);                                                   \
   }                                                                                                       \
   void winograd_frames(int m, const WinogradFrames<Real>& frames, int vectors) {                          \
-    (m == 3 ? multiply<Real, 3> : multiply<Real, 4>)(frames, vectors);                                    \
+    MER_FAST_WINOGRAD(multiply, Real, m)(frames, vectors);                                                \
   }                                                                                                       \
   void pack_rows(const PackRows<Real>& rows) { pack(rows); }
 

@@ -36,15 +36,18 @@ struct ConvFrames {
   int64_t frames, rows, positions;
 };
 
-// Winograd's minimal filtering F(m x m, 3 x 3) (Lavin and Gray, CVPR 2016): m x m outputs, m = 3 or 4, of a tile of m + 2
-// inputs a side with (m + 2)^2 products. m is also the number of phases of its packed input.
-inline constexpr int winograd_points(int m) { return (m + 2) * (m + 2); }
+// Winograd's minimal filtering F(m x m, r x r) (Lavin and Gray, CVPR 2016): m x m outputs of an r x r kernel from a tile of
+// m + r - 1 inputs a side, with a product for each of them. F(4, 3) and F(3, 3), and F(2, 5) for kernels of 5 x 5; m tells
+// them apart, and is also the number of phases of the packed input.
+inline constexpr int winograd_kernel(int m) { return m == 2 ? 5 : 3; }
+inline constexpr int winograd_side(int m) { return m + winograd_kernel(m) - 1; }
+inline constexpr int winograd_points(int m) { return winograd_side(m) * winograd_side(m); }
 constexpr int kTilePad = 16;  // elements written past the last tile of a point
 
 // Input transform of one channel's frame: rows of tiles from packed rows.
 template <typename Real>
 struct WinogradInput {
-  const Real* rows;  // [m * tile_rows + 2][phase][phase_width]
+  const Real* rows;  // [m * tile_rows + r - 1][phase][phase_width]
   int64_t phase_width;
   Real* tiles;       // point p of tile k of row r at tiles[p * point_step + r * tiles_wide + k]
   int64_t point_step;
@@ -66,7 +69,7 @@ struct WinogradFrames {
   int64_t frames, tile_rows, tiles_wide;
 };
 
-inline int64_t winograd_scratch(int m, int64_t phase_width) { return (m + 2) * (m * phase_width + 16) + 64; }
+inline int64_t winograd_scratch(int m, int64_t phase_width) { return winograd_side(m) * (m * phase_width + 16) + 64; }
 
 #define MER_FAST_CONV_KERNELS(Real)                                                                            \
   void conv_frames(const ConvFrames<Real>& frames, int vectors);                                                  \
@@ -75,7 +78,7 @@ inline int64_t winograd_scratch(int m, int64_t phase_width) { return (m + 2) * (
   void winograd_frames(int m, const WinogradFrames<Real>& frames, int vectors);                                       \
   void pack_rows(const PackRows<Real>& rows)
 
-// winograd_weight: [3x3][tap][block] -> [point][tap][block].
+// winograd_weight: [r x r][tap][block] -> [point][tap][block].
 MER_FAST_DECLARE_KERNEL(MER_FAST_CONV_KERNELS(float))
 MER_FAST_DECLARE_KERNEL(MER_FAST_CONV_KERNELS(double))
 MER_FAST_DECLARE_KERNEL(int64_t vector_lanes(int64_t element_bytes))

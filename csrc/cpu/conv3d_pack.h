@@ -33,7 +33,7 @@ class Packer {
     PackRows<Real> rows{nullptr, end - top, std::min(conv_.in[2], shape.row() - padding), conv_.in[2], padding, 0, shape.phases,
                         shape.width, line_.data(), nullptr};
     // What is read past a row's end is used only by Winograd, in tiles that reach past the image.
-    const bool in_place = shape.phases == conv_.stride[2] && conv_.stride[2] > 2 && element_size(type_) == sizeof(Real);
+    const bool in_place = shape.phases == conv_.stride[2] && element_size(type_) == sizeof(Real);
     const int64_t total_rows = conv_.batch * conv_.groups * conv_.channels * conv_.in[0] * conv_.in[1];
     for (int64_t c = 0; c < shape.channels; ++c) {
       const int64_t channel = ((image * conv_.groups + group) * conv_.channels + c) * conv_.in[0];

@@ -49,9 +49,8 @@ def geometry(
     require(
         activation in ACTIVATIONS, op, "activation", "must be None, 'relu', 'leaky_relu' or 'gelu', got {!r}", activation
     )
-    return Geometry(
-        triple(op, "stride", stride, 1), triple(op, "padding", padding, 0), triple(op, "dilation", dilation, 1), groups, activation
-    )
+    named = (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1))
+    return Geometry(*(triple(op, name, value, least) for name, value, least in named), groups, activation)
 
 
 def check_operands(

@@ -35,9 +35,9 @@ def conv3d_path(input: torch.Tensor, weight: torch.Tensor, shape: Geometry) -> P
     if (kh, kw) == (1, 1) and plain and shape.padding[1:] == [0, 0]:
         few = channels <= MOST_POINTWISE_CHANNELS[kt == 1]
         return Path(few, f"kt x 1 x 1 with {channels} channels: a matrix product on frames in place {'wins' if few else 'loses'}")
-    if (kh, kw) == (3, 3) and plain and shape.dilation[1:] == [1, 1] and channels * kt >= 4 and outputs >= 8:
+    if (kh, kw) in ((3, 3), (5, 5)) and plain and shape.dilation[1:] == [1, 1] and channels * kt >= 4 and outputs >= 8:
         few = channels * kt <= MOST_WINOGRAD_TAPS
-        return Path(few, f"3 x 3 in space: Winograd {'wins' if few else 'loses'} with {channels * kt} channels times kt")
+        return Path(few, f"{kh} x {kw} in space: Winograd {'wins' if few else 'loses'} with {channels * kt} channels times kt")
     if channels == 1 and outputs >= 16:
         return Path(True, "one input channel, for which the library has no kernel of its own")
     if list(weight.shape[2:]) == shape.stride and outputs >= 16:

@@ -1,0 +1,194 @@
+"""A section of recurrent convolutions with one input: convolution, injection, norm and ReLU, step after step, and a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from .. import reference
+from ..reference.recurrent_conv2d import response_norm
+from ._checks import require, require_count, require_float, require_number
+from ._composed import folded_section, precise, section
+from ._conv import wants_gradient
+from ._recurrent import cast, require_kernel, require_operands, require_shape, runs_reference
+
+OP = "recurrent_conv2d"
+NORMS = ("batch", "group", "lrn", None)
+INJECTIONS = ("feedforward", "input")
+Tensors = Sequence[torch.Tensor]
+
+
+def recurrent_conv2d(
+    input: torch.Tensor,
+    input_weight: torch.Tensor,
+    recurrent_weights: Tensors,
+    *,
+    steps: int,
+    injection: str = "feedforward",
+    norm: str | None = None,
+    norm_weights: Tensors | None = None,
+    norm_biases: Tensors | None = None,
+    running_means: Tensors | None = None,
+    running_vars: Tensors | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    groups: int = 1,
+    pool: int | Sequence[int] | None = None,
+) -> torch.Tensor:
+    """A recurrent convolutional section, the heart of STRCN. With A_k the norm of state k and then ReLU:
+
+    - `injection="feedforward"` (Liang & Hu): `u = W_f * x`, `y_0 = A_0(u)`, `y_k = A_k(W_k * y_{k-1} + u)`;
+    - `injection="input"` (STRCN-G): `y_0 = A_0(W_f * x)`, `y_k = A_k(W_k * (y_{k-1} + x))`;
+
+    k = 1..steps, then the max-pool. Convolutions keep height and width and have no bias.
+
+    Args:
+        input: x, (N, C, H, W), float64, float32, float16 or bfloat16.
+        input_weight: W_f, (K, C, kh, kw), kernel sizes odd; with "input" C must be K.
+        recurrent_weights: W_1 .. W_steps, each (K, K, kh, kw), or one that all steps share.
+        steps: recurrent steps after the first state, at least 1.
+        injection: "feedforward" or "input".
+        norm: "batch", "group", "lrn" (ReLU first, then local response normalisation over K // 8 + 1 maps) or None.
+        norm_weights, norm_biases: of "batch" and "group", steps + 1 of (K,), or None; float32 or the dtype of `input`.
+        running_means, running_vars: of "batch", steps + 1 of (K,); updated in place while `training`. None: the batch's
+            statistics always.
+        training: "batch" uses the batch's statistics; otherwise the running ones, which go into the weights at every call.
+        momentum, eps: as in `torch.nn.BatchNorm2d`; eps also of "group".
+        groups: of "group", a divisor of K.
+        pool: kernel and stride of a closing max-pool, a number or (h, w); None for none.
+
+    Returns:
+        (N, K, H', W') in the dtype of `input`; under autocast in autocast's. Differentiable, also twice.
+
+    Raises:
+        MerFastError: zero steps, operands that do not fit each other, even kernels, mixed dtypes or devices, an unknown
+            norm or injection, a pool larger than the input, one value a channel in training.
+
+    Sources: Liang, Hu, "Recurrent convolutional neural network for object recognition", CVPR 2015; Xia, Hong, Gao, Feng,
+    Zhao, "Spatiotemporal recurrent convolutional networks for recognizing spontaneous micro-expressions", IEEE TMM 2020.
+    """
+    require_count(OP, "steps", steps)
+    require(isinstance(recurrent_weights, (list, tuple)) and len(recurrent_weights) in (1, steps), OP, "recurrent_weights",
+            "must be a list of {} tensors, or of one that all steps share", steps)  # fmt: skip
+    input, input_weight, *recurrent_weights = cast(input, input_weight, *recurrent_weights)
+    lists = {
+        "norm_weights": norm_weights, "norm_biases": norm_biases, "running_means": running_means, "running_vars": running_vars
+    }  # fmt: skip
+    batch_statistics = norm == "batch" and (training or running_means is None)
+    _check_operands(input, input_weight, recurrent_weights, injection)
+    _check_norm(input, input_weight.shape[0], steps, norm, lists, momentum, eps, groups)
+    if batch_statistics:
+        values = input.shape[0] * input.shape[2] * input.shape[3]
+        require(values != 1, OP, "input", "must have more than one value a channel in training, got {}", input.shape)
+    window = _window(pool, input)
+    arguments: dict[str, Any] = {"momentum": momentum, "eps": eps, "groups": groups, "training": batch_statistics}
+    with torch.autocast(input.device.type, enabled=False):
+        run = reference.recurrent_conv2d if runs_reference(OP) else _composed
+        return run(
+            input, input_weight, recurrent_weights, steps=steps, injection=injection, norm=norm, **lists, **arguments, pool=window
+        )  # fmt: skip
+
+
+def _composed(
+    input: torch.Tensor, input_weight: torch.Tensor, recurrent_weights: Tensors, *, steps: int, injection: str,
+    norm: str | None, norm_weights: Tensors | None, norm_biases: Tensors | None, running_means: Tensors | None,
+    running_vars: Tensors | None, training: bool, momentum: float, eps: float, groups: int, pool: list[int] | None,
+) -> torch.Tensor:  # fmt: skip
+    every = (input, input_weight, *recurrent_weights, *(norm_weights or ()), *(norm_biases or ()))
+    in_place = not wants_gradient(*every)
+    rest = input, input_weight, recurrent_weights, steps, injection
+    if norm == "batch" and not training:
+        assert running_means is not None and running_vars is not None
+        folds = [
+            _fold(mean, var, eps, norm_weights and norm_weights[k], norm_biases and norm_biases[k])
+            for k, (mean, var) in enumerate(zip(running_means, running_vars, strict=True))
+        ]
+        y = folded_section(*rest, folds, in_place)
+    else:
+        relu = F.relu_ if in_place else F.relu
+
+        def normed(z: torch.Tensor, k: int) -> torch.Tensor:
+            weight, bias = norm_weights and norm_weights[k], norm_biases and norm_biases[k]
+            if norm == "batch":
+                mean, var = running_means and running_means[k], running_vars and running_vars[k]
+                return F.relu_(F.batch_norm(z, mean, var, weight, bias, True, momentum, eps))
+            if norm == "group":
+                affine = [None if one is None else one.to(precise(z)) for one in (weight, bias)]
+                return F.relu_(F.group_norm(z.to(precise(z)), groups, *affine, eps)).to(z.dtype)
+            return response_norm(relu(z)) if norm == "lrn" else relu(z)
+
+        y = section(*rest, normed, in_place)
+    if pool is not None:
+        y = F.max_pool2d(y, pool)
+    # Code behind the layer may take a view of it, as behind a convolution of input with that layout.
+    return y if input.stride(1) == 1 and input.shape[1] > 1 else y.contiguous()
+
+
+def _fold(
+    mean: torch.Tensor, var: torch.Tensor, eps: float, weight: torch.Tensor | None, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and shift of a norm with fixed statistics, at least in float32."""
+    scale = (var.to(precise(var)) + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale
+    return scale, shift if bias is None else shift + bias
+
+
+def _check_operands(input: torch.Tensor, input_weight: torch.Tensor, recurrent_weights: Tensors, injection: str) -> None:
+    require(injection in INJECTIONS, OP, "injection", "must be 'feedforward' or 'input', got {!r}", injection)
+    require_float(OP, "input", input)
+    require(input.dim() == 4, OP, "input", "must have shape (N, C, H, W), got {}", input.shape)
+    named = {f"recurrent_weights[{k}]": weight for k, weight in enumerate(recurrent_weights)}
+    require_operands(OP, input, {"input_weight": input_weight, **named})
+    require_kernel(OP, "input_weight", input_weight, "(K, C, kh, kw)")
+    maps, channels = input_weight.shape[:2]
+    require(input.shape[1] == channels, OP, "input", "must have {} channels for input_weight {}, got {}",
+            channels, input_weight.shape, input.shape)  # fmt: skip
+    for name, weight in named.items():
+        require_kernel(OP, name, weight, f"({maps}, {maps}, kh, kw)")
+        require(weight.shape[:2] == (maps, maps), OP, name, "must have {} maps in and out, got {}", maps, weight.shape)
+    require(injection != "input" or maps == channels, OP, "input_weight",
+            "must have as many outputs as inputs with injection='input', got {}", input_weight.shape)  # fmt: skip
+
+
+def _check_norm(
+    input: torch.Tensor, maps: int, steps: int, norm: str | None, lists: dict[str, Tensors | None],
+    momentum: float, eps: float, groups: int,
+) -> None:  # fmt: skip
+    require(norm in NORMS, OP, "norm", "must be 'batch', 'group', 'lrn' or None, got {!r}", norm)
+    allowed = {"batch": 4, "group": 2}.get(norm or "", 0)
+    for name, tensors in list(lists.items())[allowed:]:
+        require(tensors is None, OP, name, "must be None with norm={!r}", norm)
+    for name, tensors in lists.items():
+        if tensors is not None:
+            require(isinstance(tensors, (list, tuple)) and len(tensors) == steps + 1, OP, name,
+                    "must be a list of {} tensors, one a state", steps + 1)  # fmt: skip
+            named = {f"{name}[{k}]": tensor for k, tensor in enumerate(tensors)}
+            require_operands(OP, input, dict(named), (precise(input),))
+            for one, tensor in named.items():
+                require_shape(OP, one, tensor, (maps,))
+    means, variances = lists["running_means"], lists["running_vars"]
+    require((means is None) == (variances is None), OP, "running_means and running_vars", "must both be given, or neither")
+    require_number(OP, "eps", eps, -1e-45)
+    require_number(OP, "momentum", momentum, -1e-9, 1 + 1e-9)
+    if norm == "group":
+        require_count(OP, "groups", groups)
+        require(maps % groups == 0, OP, "groups", "must divide {} maps, got {}", maps, groups)
+
+
+def _window(pool: int | Sequence[int] | None, input: torch.Tensor) -> list[int] | None:
+    if pool is None:
+        return None
+    window = list(pool) if isinstance(pool, (list, tuple)) else [pool, pool]
+    require(len(window) == 2, OP, "pool", "must be a whole number or two (h, w), got {}", pool)
+    for size, have in zip(window, input.shape[2:], strict=True):
+        require_count(OP, "pool", size)
+        require(size <= have, OP, "pool", "{} is larger than the input {}", tuple(window), input.shape)
+    return window
+
+
