@@ -70,17 +70,28 @@ def tim_of_bytes(case: Case, frames: int) -> Case:
 
 
 def gpu_cases() -> dict[str, list[Case]]:
-    """The CPU's cases of the ops with a CUDA kernel, and larger ones that fill a GPU, in the dtypes that travel there."""
-    from benchmarks.cases import CASES, optical_strain_case, tim_case
+    """The CPU's cases of the ops with a GPU kernel, and larger ones that fill a GPU, in the dtypes that travel there."""
+    from benchmarks.cases import CASES, conv_case, optical_strain_case, tim_case
+    from benchmarks.conv_cases import PLAIN, POOLED
     from mer_fast.ops._registry import OPS
 
     tim, back = tim_case(60, 10, 1792, 1792), tim_case(10, 60, 1792, 1792)  # the pixels of 64 clips of 224x224
     strain, gradient = (optical_strain_case(1024, 224, backward=backward) for backward in (False, True))
+    conv = {
+        op: [
+            at_dtype(conv_case(op, shape._replace(input=(32, *shape.input[1:])), backward=backward), torch.bfloat16)
+            for shape in shapes
+            for backward in (False, True)
+        ]
+        for op, shapes in (("conv3d", PLAIN), ("conv3d_pool", POOLED))
+    }
     larger = {
+        **conv,
         "tim": [tim, at_dtype(tim, torch.float16), tim_of_bytes(tim, 10), back],
         "optical_strain": [strain, at_dtype(strain, torch.float16), gradient],
     }
-    return {op: [*CASES.get(op, ()), *larger.get(op, [])] for op, entry in OPS.items() if {"cuda", "triton"} & {*entry.kernels}}
+    shown = {op: [case for case in cases if case.group is None] for op, cases in CASES.items()}
+    return {op: [*shown.get(op, ()), *larger.get(op, [])] for op, entry in OPS.items() if {"cuda", "triton"} & {*entry.kernels}}
 
 
 # --- timing -----------------------------------------------------------------------------------------------------------

@@ -156,6 +156,11 @@ GPU = {
 }  # fmt: skip
 
 
+def waiting(names):
+    """The ops among `names` that have a GPU kernel, as the page lists them."""
+    return ", ".join(f"`{op}`" for op, entry in OPS.items() if {"cuda", "triton"} & {*entry.kernels} and op in names)
+
+
 @pytest.fixture
 def page(tmp_path):
     readme, results = tmp_path / "README.md", tmp_path / "results"
@@ -175,7 +180,7 @@ def test_the_table_stands_between_the_markers(page):
     assert "| `tim` | 60 to 10 frames of 340x280 | 2.00 ms | product, 3.00 ms | **1.5x** | SVD, 500 ms (250x) |" in text
     assert "| 13.3 GB/s, 70% of a copy |" in text
     assert "- tim 60 to 10 frames of 340x280: other was not measured: not installed" in text
-    assert "Not yet measured on a GPU: `optical_strain`, `tim`." in text
+    assert f"Not yet measured on a GPU: {waiting(OPS)}." in text
 
 
 def test_the_option_table_measures_nothing_and_repeats_itself(page, monkeypatch):
@@ -195,7 +200,19 @@ def test_a_committed_gpu_result_has_its_own_table(page):
     text = page[0].read_text()
     assert "| `tim` | 32 clips, float16 | 20.0 µs | product, 50.0 µs | **2.5x** |  | 900 GB/s, 80% of a copy |" in text
     assert text.index("A CPU") < text.index("A GPU")
-    assert "Not yet measured on a GPU: `optical_strain`." in text
+    assert f"Not yet measured on a GPU: {waiting(set(OPS) - {'tim'})}." in text
+
+
+def test_further_shapes_are_one_line(page):
+    further = [
+        {"op": "conv3d", "shape": f"shape {k}", "group": "2 further shapes", "seconds": {OURS: 1.0, "PyTorch": k}, "ratio": k,
+         "gb_per_s": 1.0, "of_copy": 0.1} for k in (2.0, 8.0)
+    ]  # fmt: skip
+    (page[1] / "cpu.json").write_text(json.dumps({**CPU, "cases": [*CPU["cases"], *further]}))
+    table.update(*page)
+    text = page[0].read_text()
+    assert "| `conv3d` | 2 further shapes | | each one's fastest | **4.0x** mean | lowest 2.00x: shape 2.0 | |" in text
+    assert "| `conv3d` | shape" not in text
 
 
 def test_missing_markers_are_an_error(page):

@@ -330,3 +330,12 @@ def test_the_operator_checks_what_reaches_it_past_python():
         torch.ops.mer_fast.conv3d_pool_backward(out[:1], winners, x, w, *rest)
     with pytest.raises(RuntimeError, match="winners must be uint8"):
         torch.ops.mer_fast.conv3d_pool_backward(out, winners.int(), x, w, *rest)
+
+
+def test_more_channels_than_are_fused():
+    x, w = torch.randn(1, 600, 4, 6, 6), torch.randn(5, 600, 2, 3, 3)
+    ours, wide = ([t.to(d).requires_grad_() for t in (x, w)] for d in (torch.float32, torch.float64))
+    out, expected = ops.conv3d_pool(*ours, pool_kernel=2), plain(*wide, None, pool_kernel=2)
+    assert_near(out, expected, torch.float32)
+    for a, b in zip(torch.autograd.grad(out.sum(), ours), torch.autograd.grad(expected.sum(), wide), strict=True):
+        assert_near(a, b, torch.float32, gradient=True)

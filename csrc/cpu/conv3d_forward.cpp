@@ -10,7 +10,8 @@
 namespace mer_fast {
 namespace {
 
-constexpr int64_t kCache = 1 << 20;  // bytes that a task should work in: half of a second-level cache
+constexpr int64_t kCache = 1 << 20;     // bytes that a task should work in: half of a second-level cache
+constexpr int64_t kCacheMost = 8 << 20;  // where the weights alone fill that, a larger task reads them less often
 
 constexpr int64_t kLeastTaps = 4;       // (channels, times t) for which Winograd's transforms are worth their time
 constexpr double kWinogradGain = 0.7;   // and the share of the products that must remain at most
@@ -26,6 +27,7 @@ struct Plan {
   int64_t tasks_t, tasks_h;
   int64_t conv_rows, positions;  // of a task's frame; tiles may reach past them
   int64_t stride_t;
+  int64_t weights;               // bytes of a block's
   int64_t tiles_at_once;         // Winograd's, for each reading of the weights
   int64_t pooled_at_once;        // pooled frames computed together, so that weights are read less often
   int64_t ring;                  // convolution frames kept for that
@@ -67,11 +69,11 @@ Plan plan_for(const ConvCall& call, int64_t frames, int64_t rows, int winograd) 
   plan.packed.channels = conv.channels;
   plan.packed.frames = (conv_frames - 1) * conv.stride[0] + (conv.kernel[0] - 1) * conv.dilation[0] + 1;
   // Products of a few tiles stay in the first-level cache; weights that do not fit there should be read less often.
-  const int64_t weights = plan.block * static_cast<int64_t>(sizeof(Real)) *
+  plan.weights = plan.block * static_cast<int64_t>(sizeof(Real)) *
       (winograd ? winograd_points(winograd) * conv.channels * conv.kernel[0] : conv.taps());
-  plan.tiles_at_once = weights < (96 << 10) ? 12 : 48;
+  plan.tiles_at_once = plan.weights < (96 << 10) ? 12 : 48;
   const int64_t positions = winograd ? plan.tile_rows() * plan.tiles_wide() : plan.conv_rows * plan.positions;
-  plan.pooled_at_once = weights < (winograd ? 96 << 10 : 16 << 10) ? 1 : std::clamp<int64_t>((winograd ? 48 : 160) / (positions * pool.stride[0]), 1, frames);
+  plan.pooled_at_once = plan.weights < (winograd ? 96 << 10 : 16 << 10) ? 1 : std::clamp<int64_t>((winograd ? 48 : 160) / (positions * pool.stride[0]), 1, frames);
   plan.ring = pool.kernel[0] + (plan.pooled_at_once - 1) * pool.stride[0];
   if (winograd) {
     plan.packed.rows = winograd * plan.tile_rows() + winograd_kernel(winograd) - 1;
@@ -95,12 +97,13 @@ int64_t bytes_of(const Plan& plan, const ConvCall& call) {
 template <typename Real>
 Plan best_plan(const ConvCall& call, int winograd) {
   const PoolShape& pool = call.pool;
+  const int64_t room = std::clamp(2 * plan_for<Real>(call, 1, 1, winograd).weights, kCache, kCacheMost);
   Plan best{};
   double least = 0;
   for (int64_t frames = pool.out[0]; frames >= 1; frames = frames == 1 ? 0 : (frames + 1) / 2) {
     for (int64_t rows = 1; rows <= std::min<int64_t>(pool.out[1], 16); ++rows) {
       const Plan plan = plan_for<Real>(call, frames, rows, winograd);
-      if (bytes_of<Real>(plan, call) > kCache && (rows > 1 || frames > 1)) continue;
+      if (bytes_of<Real>(plan, call) > room && (rows > 1 || frames > 1)) continue;
       const int64_t tasks = call.conv.batch * call.conv.groups * plan.tasks_t * plan.tasks_h;
       const int64_t done = winograd ? winograd * plan.tile_rows() : plan.conv_rows;
       const int64_t conv_frames = (frames - 1) * pool.stride[0] + pool.kernel[0];

@@ -17,6 +17,7 @@ from ._dispatch import kernel, over_examples, register
 from .conv3d import conv3d
 
 LARGEST_WINDOW = 255  # places in a window that one byte can tell apart, and from none
+MOST_FUSED_TAPS = 1024  # channels times kt, on a CPU: with more, the library's convolution wins back what the pool costs
 
 
 def conv3d_pool(
@@ -45,7 +46,8 @@ def conv3d_pool(
         groups: the convolution's groups.
         activation: None, "relu", "leaky_relu" (slope 0.01) or "gelu" (exact).
         pool_kernel, pool_stride: of the pool, a number or (t, h, w); the stride is the kernel unless given. Windows of more
-            than 255 positions are not fused: convolution and pool then run one after the other.
+            than 255 positions are not fused, and neither are more than 1,024 channels times kt on a CPU, where the library's
+            convolution is faster: convolution and pool then run one after the other.
 
     Returns:
         (N, O, T', H', W') in the dtype of `input`; under autocast in autocast's. Accumulated in float32 (float64 for
@@ -73,7 +75,8 @@ def conv3d_pool(
             input, weight, bias, stride=shape.stride, padding=shape.padding, dilation=shape.dilation, groups=groups,
             activation=activation, pool_kernel=window, pool_stride=step,
         )  # fmt: skip
-    if prod(window) > LARGEST_WINDOW:
+    many = input.device.type == "cpu" and weight.shape[1] * weight.shape[2] > MOST_FUSED_TAPS
+    if prod(window) > LARGEST_WINDOW or many:
         full = conv3d(
             input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, activation=activation
         )
