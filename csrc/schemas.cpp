@@ -27,4 +27,9 @@ STABLE_TORCH_LIBRARY(mer_fast, m) {
       "conv3d_pool_backward(Tensor grad, Tensor winners, Tensor input, Tensor weight, int[] stride, int[] padding, "
       "int[] dilation, int groups, int[] pool_kernel, int[] pool_stride, bool need_input, bool need_weight, bool need_bias) "
       "-> (Tensor, Tensor, Tensor)");
+  // one step of a recurrent convolution: input (N, C, H, W), weight (O, C, kh, kw) with odd sides, shift (O), before and after
+  // (N, O, H, W) -> activation(conv(input) + shift + before) + after, same height and width
+  m.def(
+      "recurrent_step(Tensor input, Tensor weight, Tensor? shift, Tensor? before, Tensor? after, str activation, bool exact) "
+      "-> Tensor");
 }

@@ -4,6 +4,7 @@
 
 #include <atomic>
 
+#include "arena.h"
 #include "conv3d_pack.h"
 #include "conv3d_pointwise.h"
 
@@ -120,16 +121,18 @@ Plan best_plan(const ConvCall& call, int winograd) {
   return best;
 }
 
-// Weights as the kernels read them, for every group and block: [tap][block], or [point][tap][block].
+// Weights as the kernels read them, for every group and block: [tap][block], or [point][tap][block]; `each` elements a block.
 template <typename Real>
-std::vector<Real> packed_weight(const ConvShape& conv, const Plan& plan, const Real* weight) {
+const Real* packed_weight(const ConvShape& conv, const Plan& plan, int64_t each, const Real* weight) {
   const int64_t area = conv.kernel[1] * conv.kernel[2], deep = conv.channels * conv.kernel[0];
-  const int64_t each = plan.block * (plan.winograd ? deep * winograd_points(plan.winograd) : conv.taps());
-  std::vector<Real> packed(static_cast<size_t>(conv.groups * plan.blocks * each)), square(static_cast<size_t>(conv.taps() * plan.block));
+  const int64_t all = conv.groups * plan.blocks * each, plain = conv.taps() * plan.block;
+  Arena& arena = shared_arena();
+  arena.reserve<Real>({all, plain});
+  Real *packed = arena.take<Real>(all), *square = arena.take<Real>(plain);
   for (int64_t i = 0; i < conv.groups * plan.blocks; ++i) {
     const int64_t b = i % plan.blocks, first = b * plan.block, width = plan.block_of(b), many = std::min(width, conv.outputs - first);
-    Real* out = plan.winograd ? square.data() : packed.data() + i * each;
-    std::fill_n(out, conv.taps() * width, Real(0));
+    Real* out = plan.winograd ? square : packed + i * each;
+    if (many < width) std::fill_n(out, conv.taps() * width, Real(0));
     for (int64_t o = 0; o < many; ++o) {
       const Real* from = weight + (i / plan.blocks * conv.outputs + first + o) * conv.taps();
       for (int64_t k = 0; k < deep; ++k) {
@@ -139,7 +142,7 @@ std::vector<Real> packed_weight(const ConvShape& conv, const Plan& plan, const R
         }
       }
     }
-    if (plan.winograd) MER_FAST_DISPATCH(winograd_weight, plan.winograd, out, packed.data() + i * each, deep, width);
+    if (plan.winograd) MER_FAST_DISPATCH(winograd_weight, plan.winograd, out, packed + i * each, deep, width);
   }
   return packed;
 }
@@ -170,10 +173,12 @@ std::vector<int64_t> tap_offsets(const ConvShape& conv, const Plan& plan) {
 template <typename Real>
 struct Prepared {
   Plan plan;
-  std::vector<Real> weight;
+  int64_t each;        // elements of a block's weights
+  const Real* weight;  // in the calling thread's memory
   std::vector<int64_t> taps;
   Prepared(const ConvCall& call, const Real* given, int winograd)
-      : plan(best_plan<Real>(call, winograd)), weight(packed_weight(call.conv, plan, given)), taps(tap_offsets<Real>(call.conv, plan)) {}
+      : plan(best_plan<Real>(call, winograd)), each(plan.weights / static_cast<int64_t>(sizeof(Real))),
+        weight(packed_weight(call.conv, plan, each, given)), taps(tap_offsets<Real>(call.conv, plan)) {}
 };
 
 // What one thread works with; made once for all the tasks it takes.
@@ -181,18 +186,25 @@ template <typename Real>
 class Worker {
  public:
   Worker(const ConvCall& call, const Prepared<Real>& prepared, const Real* bias)
-      : call_(call), plan_(prepared.plan), prepared_(prepared), bias_(bias), packer_(call.conv, call.type, call.input),
-        packed_(size(plan_.packed.size())), ring_(size(plan_.ring * plan_.frame_size(plan_.block))),
-        block_bias_(size(plan_.block)) {
-    if (plan_.winograd) {
-      tiles_.resize(size(points() * point_step() + 64));
-      products_.resize(size(points() * plan_.tiles_at_once * plan_.block));
-      scratch_.resize(size(winograd_scratch(plan_.winograd, plan_.packed.width)));
-    }
+      : call_(call), plan_(prepared.plan), prepared_(prepared), bias_(bias), packer_(call.conv, call.type, call.input) {
+    const bool winograd = plan_.winograd != 0;
     const int64_t most = plan_.rows * call.pool.out[2] * plan_.block;
-    if (call.pooled) values_.resize(size(most));
-    if (call.winners) winners_.resize(size(most));
-    if (call.winners || element_size(call.type) != sizeof(Real)) turned_.resize(size(most));
+    const int64_t packed = plan_.packed.size(), ring = plan_.ring * plan_.frame_size(plan_.block);
+    const int64_t tiles = winograd ? points() * point_step() + 64 : 0;
+    const int64_t products = winograd ? points() * plan_.tiles_at_once * plan_.block : 0;
+    const int64_t scratch = winograd ? winograd_scratch(plan_.winograd, plan_.packed.width) : 0;
+    Arena& arena = worker_arena();
+    arena.reserve<Real>({packed, ring, plan_.block, tiles, products, scratch, most, most, most});
+    packed_ = arena.take<Real>(packed);
+    ring_ = arena.take<Real>(ring);
+    block_bias_ = arena.take<Real>(plan_.block);
+    tiles_ = arena.take<Real>(tiles);
+    products_ = arena.take<Real>(products);
+    scratch_ = arena.take<Real>(scratch);
+    values_ = arena.take<Real>(most);
+    winners_ = arena.take<Real>(most);
+    turned_ = arena.take<Real>(most);
+    std::fill_n(block_bias_, plan_.block, Real(0));
   }
 
   // One piece of the output. False if a value was not finite and Winograd would hide where it came from.
@@ -201,7 +213,7 @@ class Worker {
     const int64_t image_group = task / plan_.tasks_h / plan_.tasks_t;
     const PoolShape& pool = call_.pool;
     packer_.pack(image_group / call_.conv.groups, image_group % call_.conv.groups, t * pool.stride[0], h * pool.stride[1],
-                 plan_.packed, packed_.data());
+                 plan_.packed, packed_);
     if (plan_.winograd) transform();
     bool finite = true;
     for (int64_t b = 0; b < plan_.blocks && (finite || !plan_.winograd); ++b) {
@@ -211,14 +223,13 @@ class Worker {
   }
 
  private:
-  static size_t size(int64_t n) { return static_cast<size_t>(n); }
   int64_t width() const { return plan_.block_of(block_); }
   int64_t frame_size() const { return plan_.frame_size(width()); }
   int64_t points() const { return winograd_points(plan_.winograd); }
   int64_t point_step() const { return plan_.packed.channels * plan_.packed.frames * plan_.tiles_frame() + kTilePad; }
 
   void transform() {
-    for (int64_t p = 0; p < points(); ++p) std::fill_n(tiles_.data() + (p + 1) * point_step() - kTilePad, kTilePad, Real(0));
+    for (int64_t p = 0; p < points(); ++p) std::fill_n(tiles_ + (p + 1) * point_step() - kTilePad, kTilePad, Real(0));
     for (int64_t c = 0; c < plan_.packed.channels; ++c) {
       // In the order of their places: each may write a little past its end.
       for (int64_t i = 0, t = 0, residue = 0; i < plan_.packed.frames; ++i, t += plan_.stride_t) {
@@ -226,8 +237,8 @@ class Worker {
         const int64_t place = (c * plan_.packed.frames + plan_.place_of_frame(t)) * plan_.tiles_frame();
         MER_FAST_DISPATCH(
             winograd_input, plan_.winograd,
-            WinogradInput<Real>{packed_.data() + c * plan_.packed.channel() + t * plan_.packed.frame(), plan_.packed.width,
-                                tiles_.data() + place, point_step(), plan_.tile_rows(), plan_.tiles_wide(), scratch_.data()});
+            WinogradInput<Real>{packed_ + c * plan_.packed.channel() + t * plan_.packed.frame(), plan_.packed.width,
+                                tiles_ + place, point_step(), plan_.tile_rows(), plan_.tiles_wide(), scratch_});
       }
     }
   }
@@ -238,13 +249,13 @@ class Worker {
     if (plan_.winograd) {
       MER_FAST_DISPATCH(
           winograd_frames, plan_.winograd,
-          WinogradFrames<Real>{tiles_.data() + t * plan_.tiles_frame(), point_step(), prepared_.taps.data(), taps, weight,
-                               plan_.tiles_at_once, products_.data(), out, frames, plan_.tile_rows(), plan_.tiles_wide()},
+          WinogradFrames<Real>{tiles_ + t * plan_.tiles_frame(), point_step(), prepared_.taps.data(), taps, weight,
+                               plan_.tiles_at_once, products_, out, frames, plan_.tile_rows(), plan_.tiles_wide()},
           plan_.vectors_of(block_));
     } else {
       MER_FAST_DISPATCH(
           conv_frames,
-          ConvFrames<Real>{packed_.data() + t * frame_step, prepared_.taps.data(), taps, frame_step,
+          ConvFrames<Real>{packed_ + t * frame_step, prepared_.taps.data(), taps, frame_step,
                            call_.conv.stride[1] * plan_.packed.row(), call_.conv.stride[2] / plan_.packed.phases, weight, out, frames, plan_.conv_rows, plan_.positions},
           plan_.vectors_of(block_));
     }
@@ -254,7 +265,7 @@ class Worker {
   void complete(int64_t last, const Real* weight) {
     while (computed_ <= last) {
       const int64_t place = computed_ % plan_.ring, many = std::min(last + 1 - computed_, plan_.ring - place);
-      convolve_frames(computed_, many, weight, ring_.data() + place * frame_size());
+      convolve_frames(computed_, many, weight, ring_ + place * frame_size());
       computed_ += many;
     }
   }
@@ -264,9 +275,8 @@ class Worker {
     block_ = b;
     const int64_t group = image_group % call_.conv.groups, first = b * plan_.block;
     const int64_t channels = std::min(width(), call_.conv.outputs - first);
-    const int64_t each = static_cast<int64_t>(prepared_.weight.size()) / (call_.conv.groups * plan_.blocks);
-    const Real* weight = prepared_.weight.data() + (group * plan_.blocks + b) * each;
-    std::copy_n(bias_ + group * call_.conv.outputs + first, channels, block_bias_.data());
+    const Real* weight = prepared_.weight + (group * plan_.blocks + b) * prepared_.each;
+    std::copy_n(bias_ + group * call_.conv.outputs + first, channels, block_bias_);
     bool finite = true;
     computed_ = 0;
     for (int64_t t = 0; t < frames; ++t) {
@@ -274,7 +284,7 @@ class Worker {
       computed_ = std::max(computed_, begin);  // frames between windows are skipped
       complete((together - 1) * pool.stride[0] + pool.kernel[0] - 1, weight);
       window_.clear();
-      for (int64_t k = begin; k < begin + pool.kernel[0]; ++k) window_.push_back(ring_.data() + k % plan_.ring * frame_size());
+      for (int64_t k = begin; k < begin + pool.kernel[0]; ++k) window_.push_back(ring_ + k % plan_.ring * frame_size());
       const int64_t channel = image_group * call_.conv.outputs + first;
       const int64_t out = ((channel * pool.out[0] + first_t + t) * pool.out[1] + first_h) * pool.out[2];
       finite &= call_.pooled ? pool_frame(rows, channels, out) : finish_frame(rows, channels, out);
@@ -287,11 +297,11 @@ class Worker {
     const bool finite = MER_FAST_DISPATCH(
         pool_rows,
         PoolRows<Real>{window_.data(), plan_.frame_width() * width(), {pool.kernel[0], pool.kernel[1], pool.kernel[2]},
-                       pool.stride[1], pool.stride[2], rows, pool.out[2], block_bias_.data(), call_.activation, values_.data(),
-                       call_.winners ? winners_.data() : nullptr},
+                       pool.stride[1], pool.stride[2], rows, pool.out[2], block_bias_, call_.activation, values_,
+                       call_.winners ? winners_ : nullptr},
         plan_.vectors_of(block_));
     const int64_t count = rows * pool.out[2];
-    write(values_.data(), count, channels, out, false);
+    write(values_, count, channels, out, false);
     if (call_.winners) write_winners(count, channels, out);
     return finite;
   }
@@ -311,28 +321,30 @@ class Worker {
   // values[count][block] to the output, with bias and activation where they are the convolution's own.
   bool write(const Real* values, int64_t count, int64_t channels, int64_t out, bool finish) {
     const bool same = element_size(call_.type) == sizeof(Real);
-    Turn<Real> turn{values, count, channels, width(), width(), same ? static_cast<Real*>(call_.output) + out : turned_.data(),
+    Turn<Real> turn{values, count, channels, width(), width(), same ? static_cast<Real*>(call_.output) + out : turned_,
                     same ? channel_step() : count};
     bool finite = true;
     if (finish) {
-      finite = MER_FAST_DISPATCH(finish_block, turn, block_bias_.data(), call_.activation);
+      const auto term = [&](const void* from) { return from ? static_cast<const Real*>(from) + out : nullptr; };
+      const Epilogue<Real> epilogue{block_bias_, call_.activation, term(call_.before), term(call_.after)};
+      finite = MER_FAST_DISPATCH(finish_block, turn, epilogue);
     } else {
       MER_FAST_DISPATCH(transpose_block, turn);
     }
     if constexpr (sizeof(Real) == 4) {
       for (int64_t c = 0; c < (same ? 0 : channels); ++c) {
         char* target = static_cast<char*>(call_.output) + (out + c * channel_step()) * element_size(call_.type);
-        MER_FAST_DISPATCH(narrow, call_.type, turned_.data() + c * count, target, count);
+        MER_FAST_DISPATCH(narrow, call_.type, turned_ + c * count, target, count);
       }
     }
     return finite;
   }
 
   void write_winners(int64_t count, int64_t channels, int64_t out) {
-    MER_FAST_DISPATCH(transpose_block, Turn<Real>{winners_.data(), count, channels, width(), width(), turned_.data(), count});
+    MER_FAST_DISPATCH(transpose_block, Turn<Real>{winners_, count, channels, width(), width(), turned_, count});
     for (int64_t c = 0; c < channels; ++c) {
       uint8_t* target = call_.winners + out + c * channel_step();
-      for (int64_t i = 0; i < count; ++i) target[i] = static_cast<uint8_t>(turned_[size(c * count + i)]);
+      for (int64_t i = 0; i < count; ++i) target[i] = static_cast<uint8_t>(turned_[c * count + i]);
     }
   }
 
@@ -341,7 +353,7 @@ class Worker {
   const Prepared<Real>& prepared_;
   const Real* bias_;
   Packer<Real> packer_;
-  std::vector<Real> packed_, ring_, block_bias_, tiles_, products_, scratch_, values_, winners_, turned_;
+  Real *packed_, *ring_, *block_bias_, *tiles_, *products_, *scratch_, *values_, *winners_, *turned_;  // in the thread's arena
   std::vector<const Real*> window_;
   int64_t block_ = 0;     // the block at hand
   int64_t computed_ = 0;  // and its frames so far

@@ -11,7 +11,7 @@ constexpr int kVectors = kVecRegisters == 32 ? 4 : 2;  // of pixels
 
 // P outputs by kVectors vectors of pixels.
 template <typename Real, int P>
-inline void outputs_of(const PointwiseFrame<Real>& f, const Real* weight, const Real* bias, int64_t pixel, Real* out) {
+inline void outputs_of(const PointwiseFrame<Real>& f, const Real* weight, const Real* bias, int64_t pixel, int64_t place) {
   constexpr int lanes = lanes_of<Real>;
   VecOf<Real> sum[P][kVectors];
 #pragma GCC unroll 6
@@ -35,17 +35,21 @@ inline void outputs_of(const PointwiseFrame<Real>& f, const Real* weight, const 
   for (int o = 0; o < P; ++o) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
-      vstore(out + o * f.out_step + v * lanes, activate_vector<Real>(sum[o][v], f.activation));
+      const int64_t at = place + o * f.out_step + v * lanes;
+      if (f.before) sum[o][v] += vload(f.before + at);
+      sum[o][v] = activate_vector<Real>(sum[o][v], f.activation);
+      if (f.after) sum[o][v] += vload(f.after + at);
+      vstore(f.out + at, sum[o][v]);
     }
   }
 }
 
 template <typename Real, int P = kMost>
-void outputs_of(int64_t many, const PointwiseFrame<Real>& f, const Real* weight, const Real* bias, int64_t pixel, Real* out) {
+void outputs_of(int64_t many, const PointwiseFrame<Real>& f, const Real* weight, const Real* bias, int64_t pixel, int64_t place) {
   if constexpr (P > 1) {
-    if (many < P) return outputs_of<Real, P - 1>(many, f, weight, bias, pixel, out);
+    if (many < P) return outputs_of<Real, P - 1>(many, f, weight, bias, pixel, place);
   }
-  outputs_of<Real, P>(f, weight, bias, pixel, out);
+  outputs_of<Real, P>(f, weight, bias, pixel, place);
 }
 
 template <typename Real>
@@ -55,7 +59,8 @@ void frame_of(const PointwiseFrame<Real>& f) {
     const int64_t pixel = i + at_once <= f.pixels ? i : f.pixels - at_once;  // the last repeats some
     for (int64_t row = 0; row * f.width < f.outputs; ++row) {
       const int64_t first = row * f.width, many = f.outputs - first < f.width ? f.outputs - first : f.width;
-      outputs_of<Real>(many, f, f.weight + row * f.weight_step, f.bias + first, pixel, f.out + first * f.out_step + pixel);
+      // A repeated pixel must not be written before its terms are read, so `before` and `after` are never the output.
+      outputs_of<Real>(many, f, f.weight + row * f.weight_step, f.bias + first, pixel, first * f.out_step + pixel);
     }
   }
 }

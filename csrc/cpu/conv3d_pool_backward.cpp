@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "arena.h"
 #include "conv3d_kernel.h"
 #include "conv3d_pool_backward_kernel.h"
 #include "conv3d_shape.h"
@@ -122,13 +123,18 @@ template <typename Real>
 class Worker {
  public:
   explicit Worker(Backward<Real>& b) : b_(b), box_(box_of(b)) {
-    list_grad_.resize(size(box_[0] * box_[1] * box_[2] + 1));
-    list_patch_.resize(list_grad_.size());
-    if (b.need_weight) input_.resize(size(b.layout.size));
-    if (b.grad_input) grad_input_.resize(size(b.layout.size));
-    if (b.grad_input && element_size(b.type) != sizeof(Real)) {
-      image_.resize(size(b.conv.channels * b.conv.in[0] * b.conv.in[1] * b.conv.in[2]));
-    }
+    const int64_t list = box_[0] * box_[1] * box_[2] + 1, input = b.need_weight ? b.layout.size : 0;
+    const int64_t grad_input = b.grad_input ? b.layout.size : 0;
+    const bool wide = b.grad_input && element_size(b.type) != sizeof(Real);
+    const int64_t image = wide ? b.conv.channels * b.conv.in[0] * b.conv.in[1] * b.conv.in[2] : 0;
+    Arena& arena = worker_arena();
+    arena.reserve<Real>({list, input, grad_input, image});
+    list_grad_ = arena.take<Real>(list);
+    input_ = arena.take<Real>(input);
+    grad_input_ = arena.take<Real>(grad_input);
+    image_ = arena.take<Real>(image);
+    list_patch_.resize(size(list));
+    if (b.need_weight) std::fill_n(input_, input, Real(0));
   }
 
   void run(int64_t piece) {
@@ -137,7 +143,7 @@ class Worker {
     if (first == last) return;
     for (int64_t group = 0; group < b_.conv.groups; ++group) {
       if (b_.need_weight) pack(image, group, first, last);
-      if (b_.grad_input) std::fill(grad_input_.begin(), grad_input_.end(), Real(0));
+      if (b_.grad_input) std::fill_n(grad_input_, b_.layout.size, Real(0));
       for (int64_t t = first; t < last; t += box_[0]) {
         for (int64_t h = 0; h < b_.pool.out[1]; h += box_[1]) {
           for (int64_t w = 0; w < b_.pool.out[2]; w += box_[2]) {
@@ -188,13 +194,13 @@ class Worker {
     box.grad = b_.grad + begin;
     box.winners = b_.winners + begin;
     box.places = b_.layout.places.data();
-    Winners<Real> list{list_grad_.data(), list_patch_.data(), 0};
+    Winners<Real> list{list_grad_, list_patch_.data(), 0};
     b_.bias[size(piece * b_.outputs() + output)] += MER_FAST_DISPATCH(collect, box, list);
     const PatchShape patch{b_.layout.rows.data(), static_cast<int64_t>(b_.layout.rows.size()), b_.layout.vectors};
     if (b_.need_weight) {
-      MER_FAST_DISPATCH(gather, list, input_.data(), patch, b_.partial.data() + (piece * b_.outputs() + output) * b_.patch());
+      MER_FAST_DISPATCH(gather, list, input_, patch, b_.partial.data() + (piece * b_.outputs() + output) * b_.patch());
     }
-    if (b_.grad_input) MER_FAST_DISPATCH(scatter, list, b_.weight.data() + output * b_.patch(), patch, grad_input_.data());
+    if (b_.grad_input) MER_FAST_DISPATCH(scatter, list, b_.weight.data() + output * b_.patch(), patch, grad_input_);
   }
 
   // Rows of the image and where they lie in the layout: each(first element of the image, step to the next row, its place in
@@ -227,10 +233,9 @@ class Worker {
     const ConvShape& conv = b_.conv;
     const int64_t from = first * b_.pool.stride[0] * conv.stride[0];
     const int64_t until = ((last - 1) * b_.pool.stride[0] + b_.pool.kernel[0] - 1) * conv.stride[0] + (conv.kernel[0] - 1) * conv.dilation[0] + 1;
-    if (conv.padding[0] || conv.padding[1] || conv.padding[2]) std::fill(input_.begin(), input_.end(), Real(0));
     for_each_rows(image, group, from, until, [&](int64_t source, int64_t step, int64_t place, int64_t rows, int64_t columns) {
       MER_FAST_DISPATCH(
-          transpose_block, Turn<Real>{b_.input + source, rows, columns, columns, step, input_.data() + place, b_.layout.step[2]});
+          transpose_block, Turn<Real>{b_.input + source, rows, columns, columns, step, input_ + place, b_.layout.step[2]});
     });
   }
 
@@ -238,11 +243,11 @@ class Worker {
     const ConvShape& conv = b_.conv;
     const int64_t count = conv.channels * conv.in[0] * conv.in[1] * conv.in[2], begin = (image * conv.groups + group) * count;
     const bool same = element_size(b_.type) == sizeof(Real);
-    Real* target = same ? static_cast<Real*>(b_.grad_input) + begin : image_.data();
+    Real* target = same ? static_cast<Real*>(b_.grad_input) + begin : image_;
     std::fill_n(target, count, Real(0));
     for_each_rows(image, group, 0, b_.layout.extent[0], [&](int64_t element, int64_t step, int64_t place, int64_t rows, int64_t columns) {
       MER_FAST_DISPATCH(
-          transpose_block, Turn<Real>{grad_input_.data() + place, columns, rows, rows, b_.layout.step[2], target + element - begin, step});
+          transpose_block, Turn<Real>{grad_input_ + place, columns, rows, rows, b_.layout.step[2], target + element - begin, step});
     });
     if constexpr (sizeof(Real) == 4) {
       if (!same) MER_FAST_DISPATCH(narrow, b_.type, target, static_cast<char*>(b_.grad_input) + begin * element_size(b_.type), count);
@@ -251,7 +256,7 @@ class Worker {
 
   Backward<Real>& b_;
   const Triple box_;
-  std::vector<Real> input_, grad_input_, list_grad_, image_;
+  Real *list_grad_, *input_, *grad_input_, *image_;  // in the thread's arena
   std::vector<int64_t> list_patch_;
 };
 

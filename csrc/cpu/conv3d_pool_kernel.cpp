@@ -143,25 +143,31 @@ inline void transpose_square(VecOf<Real>* rows) {
   }
 }
 
-// What happens to values on the way: nothing, or bias and activation.
+// What happens to values on the way: nothing, or an epilogue. `place` is theirs in the output.
 template <typename Real>
 struct Nothing {
-  inline VecOf<Real> vector(VecOf<Real> x, int64_t) { return x; }
-  inline Real one(Real x, int64_t) { return x; }
+  inline VecOf<Real> vector(VecOf<Real> x, int64_t, int64_t) { return x; }
+  inline Real one(Real x, int64_t, int64_t) { return x; }
 };
 
-template <typename Real, Activation kActivation>
+template <typename Real, Activation kActivation, bool kTerms>
 struct Finish {
-  const Real* bias;
+  const Epilogue<Real>& epilogue;
   VecOf<Real> zeros = {};
 
-  inline VecOf<Real> vector(VecOf<Real> x, int64_t column) {
+  inline VecOf<Real> vector(VecOf<Real> x, int64_t column, int64_t place) {
     zeros += x * Real(0);
-    return activate_vector<Real>(x + vload(bias + column), kActivation);
+    x += vsplat(epilogue.bias[column]);
+    if (kTerms && epilogue.before) x += vload(epilogue.before + place);
+    x = activate_vector<Real>(x, kActivation);
+    return kTerms && epilogue.after ? x + vload(epilogue.after + place) : x;
   }
-  inline Real one(Real x, int64_t column) {
+  inline Real one(Real x, int64_t column, int64_t place) {
     zeros[0] += x * Real(0);
-    return activate(x + bias[column], kActivation);
+    x += epilogue.bias[column];
+    if (kTerms && epilogue.before) x += epilogue.before[place];
+    x = activate(x, kActivation);
+    return kTerms && epilogue.after ? x + epilogue.after[place] : x;
   }
 };
 
@@ -170,16 +176,19 @@ template <typename Real, typename Way>
 inline void transpose_part(const Turn<Real>& turn, int64_t row, int64_t column, int64_t many, Way& way) {
   constexpr int lanes = lanes_of<Real>;
   const Real* in = turn.in + row * turn.row_step + column;
-  Real* out = turn.out + column * turn.out_step + row;
   VecOf<Real> square[lanes];
 #pragma GCC unroll 16
-  for (int k = 0; k < lanes; ++k) square[k] = way.vector(vload(in + k * turn.row_step), column);
+  for (int k = 0; k < lanes; ++k) square[k] = vload(in + k * turn.row_step);
   transpose_square<Real>(square);
+  const auto put = [&](int k) {
+    const int64_t place = (column + k) * turn.out_step + row;
+    vstore(turn.out + place, way.vector(square[k], column + k, place));
+  };
   if (many == lanes) {
 #pragma GCC unroll 16
-    for (int k = 0; k < lanes; ++k) vstore(out + k * turn.out_step, square[k]);
+    for (int k = 0; k < lanes; ++k) put(k);
   } else {
-    for (int k = 0; k < many; ++k) vstore(out + k * turn.out_step, square[k]);
+    for (int k = 0; k < many; ++k) put(k);
   }
 }
 
@@ -195,7 +204,10 @@ void transpose(const Turn<Real>& turn, Way& way) {
     }
     if (column + lanes > turn.readable || turn.rows < lanes) {
       for (int64_t k = column; k < column + many; ++k) {
-        for (int64_t i = 0; i < turn.rows; ++i) turn.out[k * turn.out_step + i] = way.one(turn.in[i * turn.row_step + k], k);
+        for (int64_t i = 0; i < turn.rows; ++i) {
+          const int64_t place = k * turn.out_step + i;
+          turn.out[place] = way.one(turn.in[i * turn.row_step + k], k, place);
+        }
       }
       continue;
     }
@@ -206,19 +218,22 @@ void transpose(const Turn<Real>& turn, Way& way) {
 }
 
 template <typename Real, Activation kActivation>
-bool finish(const Turn<Real>& turn, const Real* bias) {
-  Finish<Real, kActivation> way{bias};
-  transpose(turn, way);
-  return all_finite<Real>(way.zeros);
+bool finish(const Turn<Real>& turn, const Epilogue<Real>& epilogue) {
+  const auto run = [&](auto way) {
+    transpose(turn, way);
+    return all_finite<Real>(way.zeros);
+  };
+  if (epilogue.before || epilogue.after) return run(Finish<Real, kActivation, true>{epilogue});
+  return run(Finish<Real, kActivation, false>{epilogue});
 }
 
 template <typename Real>
-bool finish_as(const Turn<Real>& turn, const Real* bias, Activation activation) {
-  switch (activation) {
-    case Activation::relu: return finish<Real, Activation::relu>(turn, bias);
-    case Activation::leaky_relu: return finish<Real, Activation::leaky_relu>(turn, bias);
-    case Activation::gelu: return finish<Real, Activation::gelu>(turn, bias);
-    default: return finish<Real, Activation::none>(turn, bias);
+bool finish_as(const Turn<Real>& turn, const Epilogue<Real>& epilogue) {
+  switch (epilogue.activation) {
+    case Activation::relu: return finish<Real, Activation::relu>(turn, epilogue);
+    case Activation::leaky_relu: return finish<Real, Activation::leaky_relu>(turn, epilogue);
+    case Activation::gelu: return finish<Real, Activation::gelu>(turn, epilogue);
+    default: return finish<Real, Activation::none>(turn, epilogue);
   }
 }
 
@@ -230,7 +245,7 @@ bool finish_as(const Turn<Real>& turn, const Real* bias, Activation activation) 
     Nothing<Real> way;                                                                                                         \
     transpose(turn, way);                                                                                                      \
   }                                                                                                                            \
-  bool finish_block(const Turn<Real>& turn, const Real* bias, Activation activation) { return finish_as(turn, bias, activation); }
+  bool finish_block(const Turn<Real>& turn, const Epilogue<Real>& epilogue) { return finish_as(turn, epilogue); }
 
 MER_FAST_DEFINE(float)
 MER_FAST_DEFINE(double)

@@ -36,12 +36,21 @@ struct Turn {
   int64_t out_step;
 };
 
+// What is done to convolution values on the way out: activation(value + bias + before) + after.
+template <typename Real>
+struct Epilogue {
+  const Real* bias;    // [column]
+  Activation activation;
+  const Real* before;  // as Turn::out, or nullptr
+  const Real* after;
+};
+
 // pool_rows and finish_block return whether every convolution value that they saw was finite. transpose_block turns a
-// matrix as it is; finish_block adds its column's bias to each value and takes the activation on the way.
-#define MER_FAST_POOL_KERNELS(Real)                                                    \
-  bool pool_rows(const PoolRows<Real>& rows, int vectors);                             \
-  void transpose_block(const Turn<Real>& turn);                                        \
-  bool finish_block(const Turn<Real>& turn, const Real* bias, Activation activation)
+// matrix as it is, finish_block with an epilogue.
+#define MER_FAST_POOL_KERNELS(Real)                                          \
+  bool pool_rows(const PoolRows<Real>& rows, int vectors);                   \
+  void transpose_block(const Turn<Real>& turn);                              \
+  bool finish_block(const Turn<Real>& turn, const Epilogue<Real>& epilogue)
 
 MER_FAST_DECLARE_KERNEL(MER_FAST_POOL_KERNELS(float))
 MER_FAST_DECLARE_KERNEL(MER_FAST_POOL_KERNELS(double))

@@ -1,0 +1,59 @@
+// Memory that a thread keeps from call to call, aligned to cache lines: fresh memory costs a page fault every 4 KB, and
+// vectors that straddle lines cost two loads.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <initializer_list>
+#include <memory>
+#include <new>
+
+namespace mer_fast {
+
+class Arena {
+ public:
+  // Room for arrays of these many elements; what was there before is gone.
+  template <typename Real>
+  void reserve(std::initializer_list<int64_t> arrays) {
+    int64_t bytes = 0;
+    for (const int64_t elements : arrays) bytes += rounded(elements * static_cast<int64_t>(sizeof(Real)));
+    if (bytes > size_) {
+      memory_.reset();
+      memory_.reset(static_cast<char*>(std::aligned_alloc(kLine, static_cast<size_t>(bytes))));
+      if (!memory_) throw std::bad_alloc();
+      size_ = bytes;
+    }
+    used_ = 0;
+  }
+
+  // The next of the arrays reserved, not initialised.
+  template <typename Real>
+  Real* take(int64_t elements) {
+    Real* array = reinterpret_cast<Real*>(memory_.get() + used_);
+    used_ += rounded(elements * static_cast<int64_t>(sizeof(Real)));
+    return array;
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  static int64_t rounded(int64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
+
+  struct Free {
+    void operator()(char* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<char, Free> memory_;
+  int64_t size_ = 0, used_ = 0;
+};
+
+// Two for each thread: what it prepares for all, and what it works with itself.
+inline Arena& shared_arena() {
+  thread_local Arena arena;
+  return arena;
+}
+
+inline Arena& worker_arena() {
+  thread_local Arena arena;
+  return arena;
+}
+
+}  // namespace mer_fast
