@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <atomic>
+#include <cmath>
 
 #include "arena.h"
 #include "conv3d_pack.h"
@@ -173,11 +174,12 @@ std::vector<int64_t> tap_offsets(const ConvShape& conv, const Plan& plan) {
 template <typename Real>
 struct Prepared {
   Plan plan;
-  int64_t each;        // elements of a block's weights
+  const Real* given;   // the weights as they came
+  int64_t each;        // elements of a block's, as the kernels read them
   const Real* weight;  // in the calling thread's memory
   std::vector<int64_t> taps;
   Prepared(const ConvCall& call, const Real* given, int winograd)
-      : plan(best_plan<Real>(call, winograd)), each(plan.weights / static_cast<int64_t>(sizeof(Real))),
+      : plan(best_plan<Real>(call, winograd)), given(given), each(plan.weights / static_cast<int64_t>(sizeof(Real))),
         weight(packed_weight(call.conv, plan, each, given)), taps(tap_offsets<Real>(call.conv, plan)) {}
 };
 
@@ -273,15 +275,17 @@ class Worker {
   bool run_block(int64_t image_group, int64_t b, int64_t first_t, int64_t first_h, int64_t frames, int64_t rows) {
     const PoolShape& pool = call_.pool;
     block_ = b;
-    const int64_t group = image_group % call_.conv.groups, first = b * plan_.block;
+    group_ = image_group % call_.conv.groups;
+    const int64_t first = b * plan_.block;
     const int64_t channels = std::min(width(), call_.conv.outputs - first);
-    const Real* weight = prepared_.weight + (group * plan_.blocks + b) * prepared_.each;
-    std::copy_n(bias_ + group * call_.conv.outputs + first, channels, block_bias_);
+    const Real* weight = prepared_.weight + (group_ * plan_.blocks + b) * prepared_.each;
+    std::copy_n(bias_ + group_ * call_.conv.outputs + first, channels, block_bias_);
     bool finite = true;
     computed_ = 0;
     for (int64_t t = 0; t < frames; ++t) {
       const int64_t begin = t * pool.stride[0], together = std::min(frames, t - t % plan_.pooled_at_once + plan_.pooled_at_once);
       computed_ = std::max(computed_, begin);  // frames between windows are skipped
+      first_frame_ = begin;
       complete((together - 1) * pool.stride[0] + pool.kernel[0] - 1, weight);
       window_.clear();
       for (int64_t k = begin; k < begin + pool.kernel[0]; ++k) window_.push_back(ring_ + k % plan_.ring * frame_size());
@@ -294,16 +298,69 @@ class Worker {
 
   bool pool_frame(int64_t rows, int64_t channels, int64_t out) {
     const PoolShape& pool = call_.pool;
+    CloseCalls close;
     const bool finite = MER_FAST_DISPATCH(
         pool_rows,
         PoolRows<Real>{window_.data(), plan_.frame_width() * width(), {pool.kernel[0], pool.kernel[1], pool.kernel[2]},
                        pool.stride[1], pool.stride[2], rows, pool.out[2], block_bias_, call_.activation, values_,
-                       call_.winners ? winners_ : nullptr},
+                       call_.winners ? winners_ : nullptr, plan_.winograd && call_.activation != Activation::gelu ? &close : nullptr},
         plan_.vectors_of(block_));
+    for (int i = 0; i < close.count && finite; ++i) decide(close.index[i]);
     const int64_t count = rows * pool.out[2];
     write(values_, count, channels, out, false);
     if (call_.winners) write_winners(count, channels, out);
     return finite;
+  }
+
+  // The winner of a window whose largest values Winograd cannot tell apart: by the formula, in double.
+  void decide(int64_t index) {
+    const PoolShape& pool = call_.pool;
+    const int64_t lane = index % width(), window = index / width(), first = block_ * plan_.block;
+    if (lane >= call_.conv.outputs - first || winners_[index] == kNobody) return;
+    const int64_t h0 = window / pool.out[2] * pool.stride[1], w0 = window % pool.out[2] * pool.stride[2];
+    const auto value = [&](int64_t t, int64_t h, int64_t w) {
+      return window_[static_cast<size_t>(t)][((h0 + h) * plan_.frame_width() + w0 + w) * width() + lane];
+    };
+    double largest = -INFINITY, squares = 0, exact = -INFINITY;
+    const auto each_place = [&](const auto& visit) {
+      for (int64_t p = 0; p < pool.places(); ++p) {
+        visit(p, p / (pool.kernel[1] * pool.kernel[2]), p / pool.kernel[2] % pool.kernel[1], p % pool.kernel[2]);
+      }
+    };
+    each_place([&](int64_t, int64_t t, int64_t h, int64_t w) {
+      const double v = value(t, h, w);
+      largest = std::max(largest, v);
+      squares += v * v;
+    });
+    const double nearly = largest - 2 * CloseCalls::kTolerance * std::sqrt(squares / static_cast<double>(pool.places()));
+    each_place([&](int64_t place, int64_t t, int64_t h, int64_t w) {
+      if (value(t, h, w) < nearly) return;
+      const double sum = by_the_formula(group_ * call_.conv.outputs + first + lane, first_frame_ + t, h0 + h, w0 + w);
+      if (sum > exact) {
+        exact = sum;
+        winners_[index] = static_cast<Real>(place);
+      }
+    });
+  }
+
+  // The convolution of this task at one position, from the packed input.
+  double by_the_formula(int64_t output, int64_t t, int64_t h, int64_t w) const {
+    const ConvShape& conv = call_.conv;
+    const PackedShape& p = plan_.packed;
+    const Real* weight = prepared_.given + output * conv.taps();
+    double sum = 0;
+    for (int64_t c = 0; c < conv.channels; ++c) {
+      for (int64_t kt = 0; kt < conv.kernel[0]; ++kt) {
+        const Real* frame = packed_ + c * p.channel() + (t * conv.stride[0] + kt * conv.dilation[0]) * p.frame();
+        for (int64_t kh = 0; kh < conv.kernel[1]; ++kh) {
+          for (int64_t kw = 0; kw < conv.kernel[2]; ++kw) {
+            const int64_t column = w + kw;
+            sum += static_cast<double>(*weight++) * frame[(h + kh) * p.row() + column % p.phases * p.width + column / p.phases];
+          }
+        }
+      }
+    }
+    return sum;
   }
 
   bool finish_frame(int64_t rows, int64_t channels, int64_t out) {
@@ -355,7 +412,8 @@ class Worker {
   Packer<Real> packer_;
   Real *packed_, *ring_, *block_bias_, *tiles_, *products_, *scratch_, *values_, *winners_, *turned_;  // in the thread's arena
   std::vector<const Real*> window_;
-  int64_t block_ = 0;     // the block at hand
+  int64_t group_ = 0, block_ = 0;  // the block at hand
+  int64_t first_frame_ = 0;        // of the window at hand, in this task
   int64_t computed_ = 0;  // and its frames so far
 };
 

@@ -1,5 +1,7 @@
 #include "conv3d_pool_kernel.h"
 
+#include <limits>
+
 #include "activation.h"
 
 namespace mer_fast::MER_ISA {
@@ -27,22 +29,44 @@ struct Window {
 
 template <typename Real>
 struct Best {
-  VecOf<Real> value, winner, zeros;
+  VecOf<Real> value, winner, second, squares;  // squares: their sum, not finite where a value is not (or is huge)
 };
 
-// The largest value; winners only where asked. Exact as long as every value is finite.
-template <typename Real, bool kWinner>
+// The largest value; its place and the second largest only where asked. Exact as long as every value is finite.
+template <typename Real, bool kWinner, bool kSecond>
 inline Best<Real> largest(const Window<Real>& window) {
   Best<Real> best = {};
   window.visit([&](const Real* at, int place) {
     const VecOf<Real> value = vload(at);
-    if (place == 0) best.value = value;
+    best.squares += value * value;
+    if (place == 0) {
+      best.value = value;
+      best.second = vsplat(std::numeric_limits<Real>::lowest());
+      return;
+    }
     const auto above = value > best.value;
+    if constexpr (kSecond) {
+      const VecOf<Real> lesser = above ? best.value : value;
+      best.second = lesser > best.second ? lesser : best.second;
+    }
     best.value = above ? value : best.value;
     if constexpr (kWinner) best.winner = above ? vsplat(static_cast<Real>(place)) : best.winner;
-    best.zeros += value * Real(0);
   });
   return best;
+}
+
+// Notes the lanes in which the two largest values are so near that rounding may have exchanged them.
+template <typename Real>
+inline void note_close(const Best<Real>& best, int places, int64_t first, CloseCalls& close) {
+  const VecOf<Real> gap = best.value - best.second;
+  const Real share = static_cast<Real>(CloseCalls::kTolerance * CloseCalls::kTolerance / places);
+  const auto near = (gap * gap <= best.squares * share) & (gap > 0);  // equal ones are as good as each other
+  bool any = false;
+  for (int i = 0; i < lanes_of<Real>; ++i) any |= near[i] != 0;
+  if (!any) return;
+  for (int i = 0; i < lanes_of<Real> && close.count < CloseCalls::kMost; ++i) {
+    if (near[i]) close.index[close.count++] = first + i;
+  }
 }
 
 // gelu falls, then rises: its largest value is at the largest or at the smallest argument. Adds the bias.
@@ -57,7 +81,7 @@ inline Best<Real> largest_gelu(const Window<Real>& window, VecOf<Real> bias) {
     high.winner = above ? here : high.winner;
     low.value = below ? value : low.value;
     low.winner = below ? here : low.winner;
-    high.zeros += value * Real(0);
+    high.squares += value * value;
   });
   high.value += bias;
   low.value += bias;
@@ -104,13 +128,18 @@ bool pool(const PoolRows<Real>& rows) {
         if (rows.activation == Activation::gelu) {
           best = largest_gelu(window, bias);
         } else {  // these activations never fall, and neither does adding the bias
-          best = rows.winners ? largest<Real, true>(window) : largest<Real, false>(window);
+          best = !rows.winners ? largest<Real, false, false>(window)
+              : rows.close     ? largest<Real, true, true>(window)
+                               : largest<Real, true, false>(window);
+          if (rows.winners && rows.close) {
+            note_close(best, static_cast<int>(rows.kernel[0] * rows.kernel[1] * rows.kernel[2]), out, *rows.close);
+          }
           best.value = activate_vector<Real>(best.value + bias, rows.activation);
         }
         vstore(rows.values + out, best.value);
         if (rows.activation == Activation::relu) best.winner = best.value <= 0 ? vsplat(Real(kNobody)) : best.winner;
         if (rows.winners) vstore(rows.winners + out, best.winner);
-        if (!all_finite<Real>(best.zeros)) {
+        if (!all_finite<Real>(best.squares * Real(0))) {
           finite = false;
           for (int i = 0; i < lanes; ++i) {
             any_value(window, i, bias[i], rows.values + out + i, rows.winners ? rows.winners + out + i : nullptr);

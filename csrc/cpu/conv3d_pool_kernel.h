@@ -12,6 +12,14 @@ enum class Activation { none, relu, leaky_relu, gelu };
 constexpr double kLeakySlope = 0.01;
 constexpr int kNobody = 255;  // the winner of a window in which ReLU is off: nothing flows back through it
 
+// Windows whose two largest values differ by no more than rounding, for the caller to decide; those beyond kMost are left.
+struct CloseCalls {
+  static constexpr int kMost = 16;
+  static constexpr double kTolerance = 4e-6;  // of the root mean square of the window's values
+  int64_t index[kMost];  // in PoolRows::values
+  int count = 0;
+};
+
 // Pools rows of convolution values. With gelu the winner is chosen by it, and its value before the activation written.
 template <typename Real>
 struct PoolRows {
@@ -24,6 +32,7 @@ struct PoolRows {
   Activation activation;
   Real* values;               // [row * width][block]
   Real* winners;              // as values, places in the window or kNobody; nullptr where nobody asks
+  CloseCalls* close;          // where the values are rounded more than the formula's; nullptr elsewhere
 };
 
 // in[row][column] to out[column][row].
