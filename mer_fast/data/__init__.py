@@ -1,12 +1,14 @@
-"""Videos, faces, apex frames, and synthetic clips with a known truth."""
+"""Videos, faces, apex frames, temporal augmentation, and synthetic clips with a known truth."""
 
 from .apex import Apex, spot_apex
 from .crops import Normalisation, eyes_and_mouth
 from .faces import Box, Detector, FixedBox, LBPCascade, OpenCVCascade, YuNet, crop, face_frames, find_face, make_detector
 from .synthetic import SyntheticClip, Truth, read_truth, synthetic_clip, write_frames
+from .temporal import DROP_RATIOS, drop_frames, tim_lengths
 from .video import TruncatedVideoWarning, Video, to_gray
 
 __all__ = [
+    "DROP_RATIOS",
     "Apex",
     "Box",
     "Detector",
@@ -20,6 +22,7 @@ __all__ = [
     "Video",
     "YuNet",
     "crop",
+    "drop_frames",
     "eyes_and_mouth",
     "face_frames",
     "find_face",
@@ -27,6 +30,7 @@ __all__ = [
     "read_truth",
     "spot_apex",
     "synthetic_clip",
+    "tim_lengths",
     "to_gray",
     "write_frames",
 ]

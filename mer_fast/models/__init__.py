@@ -9,12 +9,16 @@ import torch
 from ..errors import MerFastError
 from .microexpfusenet import MicroExpFuseNet
 from .microexpstcnn import MicroExpSTCNN
+from .strcna import STRCNA
+from .strcng import STRCNG
 
-__all__ = ["MicroExpFuseNet", "MicroExpSTCNN", "create"]
+__all__ = ["STRCNA", "STRCNG", "MicroExpFuseNet", "MicroExpSTCNN", "create"]
 
 _NETWORKS: dict[str, type[torch.nn.Module]] = {
     "microexpstcnn": MicroExpSTCNN,
     "microexpfusenet": MicroExpFuseNet,
+    "strcn-a": STRCNA,
+    "strcn-g": STRCNG,
 }
 
 
@@ -22,7 +26,7 @@ def create(name: str, num_classes: int, **kwargs: Any) -> torch.nn.Module:
     """A network by its name.
 
     Args:
-        name: "microexpstcnn" or "microexpfusenet", in any case.
+        name: "microexpstcnn", "microexpfusenet", "strcn-a" or "strcn-g", in any case.
         num_classes: how many logits.
         kwargs: of the network's class.
 

@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 from ..reference.recurrent_conv2d import same
 
 State = tuple[torch.Tensor | None, ...]
-# A cell over some steps: (input, mask of running sequences, state) -> (output, state).
-Segment = Callable[[torch.Tensor, torch.Tensor | None, State], tuple[torch.Tensor, State]]
+# A cell over some steps: (input, mask of running sequences, state) -> (outputs, state).
+Segment = Callable[[torch.Tensor, torch.Tensor | None, State], tuple[list[torch.Tensor], State]]
 
 
 def channels_last(maps: torch.Tensor) -> torch.Tensor:
@@ -30,25 +30,46 @@ def precise(tensor: torch.Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
+AT_ONCE = 2**20  # gate values: a few MB, which stay in a CPU's cache and need no fresh pages
+
+
 def over_time(
-    segment: Segment, input: torch.Tensor, state: State, mask: torch.Tensor | None, reverse: bool, checkpoint: bool
-) -> tuple[torch.Tensor, State]:
-    """Runs a cell over (T, N, C, H, W); with `checkpoint` in about sqrt(T) segments that keep only the states between them."""
+    segment: Segment, input: torch.Tensor, state: State, mask: torch.Tensor | None, outputs_a_step: int, *, reverse: bool,
+    gradient: bool, checkpoint: bool,
+) -> tuple[torch.Tensor, State]:  # fmt: skip
+    """Runs a cell over (T, N, C, H, W), in segments of whose steps one convolution takes the input.
+
+    On a CPU a segment is as long as its cache holds. With `checkpoint` and `gradient`, stretches of about sqrt(T) steps keep
+    only the states between them. `outputs_a_step` counts the gate values of a step.
+    """
     steps = input.shape[0]
-    length = isqrt(steps - 1) + 1 if checkpoint and steps > 1 else steps
-    outputs = []
-    starts = range(0, steps, length)
-    for start in reversed(starts) if reverse else starts:
-        part = input[start : start + length]
-        part_mask = None if mask is None else mask[start : start + length]
-        if checkpoint:
-            output, state = checkpointed(segment, part, part_mask, state, use_reentrant=False, preserve_rng_state=False)
-        else:
-            output, state = segment(part, part_mask, state)
-        outputs.append(output)
-    if reverse:
-        outputs.reverse()
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs), state
+    short = input.device.type == "cpu" and not torch.compiler.is_compiling()
+    length = max(1, min(steps, AT_ONCE // max(1, outputs_a_step))) if short else steps
+
+    def stretch(input: torch.Tensor, mask: torch.Tensor | None, state: State) -> tuple[list[torch.Tensor], State]:
+        return _in_turn(segment, input, mask, state, length, reverse)
+
+    def kept(input: torch.Tensor, mask: torch.Tensor | None, state: State) -> tuple[list[torch.Tensor], State]:
+        return checkpointed(stretch, input, mask, state, use_reentrant=False, preserve_rng_state=False)
+
+    if checkpoint and gradient:
+        outputs, state = _in_turn(kept, input, mask, state, isqrt(steps - 1) + 1, reverse)
+    else:
+        outputs, state = stretch(input, mask, state)
+    return torch.stack(outputs), state
+
+
+def _in_turn(
+    run: Segment, input: torch.Tensor, mask: torch.Tensor | None, state: State, length: int, reverse: bool
+) -> tuple[list[torch.Tensor], State]:
+    """Parts of `length` steps one after another, each on the state that the one before it left."""
+    # Split: the gradient of a slice would be as large as the whole.
+    parts = input.split(length)
+    masks = [None] * len(parts) if mask is None else mask.split(length)
+    outputs: list[list[torch.Tensor]] = [[] for _ in parts]
+    for k in _order(len(parts), reverse):
+        outputs[k], state = run(parts[k], masks[k], state)
+    return [output for part in outputs for output in part], state
 
 
 def lstm_segment(
@@ -63,11 +84,11 @@ def lstm_segment(
     """A convolutional LSTM; its state is (h, c), each None where it is zero."""
     sigmoid, tanh = _activations(in_place)
 
-    def run(input: torch.Tensor, mask: torch.Tensor | None, state: State) -> tuple[torch.Tensor, State]:
+    def run(input: torch.Tensor, mask: torch.Tensor | None, state: State) -> tuple[list[torch.Tensor], State]:
         h, c = state
         inputs = _all_steps(input, weight_ih, bias, mask)
-        outputs: list[torch.Tensor] = [inputs] * input.shape[0]
-        for t in _order(input, reverse):
+        outputs = list(inputs)
+        for t in _order(input.shape[0], reverse):
             gates = inputs[t].to(precise(input))
             if h is not None:
                 gates = gates + F.conv2d(h, weight_hh, padding=same(weight_hh))
@@ -83,7 +104,7 @@ def lstm_segment(
                 o = o + peephole[2] * new
             out = (sigmoid(o) * new.tanh()).to(input.dtype)
             h, c, outputs[t] = _held(mask, t, out, h), _held(mask, t, new, c), _held(mask, t, out, None)
-        return torch.stack(outputs), (h, c)
+        return outputs, (h, c)
 
     return run
 
@@ -101,12 +122,12 @@ def gru_segment(
     sigmoid, tanh = _activations(in_place)
     hidden = weight_hh.shape[1]
 
-    def run(input: torch.Tensor, mask: torch.Tensor | None, state: State) -> tuple[torch.Tensor, State]:
+    def run(input: torch.Tensor, mask: torch.Tensor | None, state: State) -> tuple[list[torch.Tensor], State]:
         (h,) = state
         inputs = _all_steps(input, weight_ih, bias_ih, mask)
-        outputs: list[torch.Tensor] = [inputs] * input.shape[0]
+        outputs = list(inputs)
         zero = None if h is not None else input.new_zeros(input.shape[1], hidden, *input.shape[3:])
-        for t in _order(input, reverse):
+        for t in _order(input.shape[0], reverse):
             before = zero if h is None else h
             assert before is not None
             ahead = inputs[t].to(precise(input))
@@ -117,7 +138,7 @@ def gru_segment(
             new = torch.lerp(n, before.to(n.dtype), z)
             h = _held(mask, t, new, h)
             outputs[t] = _held(mask, t, new, None).to(input.dtype)
-        return torch.stack(outputs), (h,)
+        return outputs, (h,)
 
     return run
 
@@ -130,9 +151,10 @@ def section(
     injection: str,
     activated: Callable[[torch.Tensor, int], torch.Tensor],
     in_place: bool,
+    keep_layout: bool,
 ) -> torch.Tensor:
     """The steps of a section; `activated(z, k)` normalises and rectifies what goes into state k."""
-    x = channels_last(input)
+    x = input if keep_layout else channels_last(input)
     u = F.conv2d(x, input_weight, padding=same(input_weight))
     # With "feedforward" u goes into every state, and may not be changed.
     y = activated(u.clone() if in_place and injection == "feedforward" else u, 0)
@@ -180,17 +202,17 @@ def folded_section(
 
 def _all_steps(
     input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, mask: torch.Tensor | None
-) -> torch.Tensor:
-    """The input's share of the gates at all steps, from one convolution: (T, N, gates * hidden, H, W)."""
+) -> tuple[torch.Tensor, ...]:
+    """The input's share of the gates from one convolution: at each step (N, gates * hidden, H, W)."""
     if mask is not None:  # what stands behind a sequence's end may be anything, NaN too
         input = torch.where(mask, input, 0)
     gates = F.conv2d(channels_last(input.flatten(0, 1)), weight, bias, padding=same(weight))
-    return gates.unflatten(0, input.shape[:2])
+    # The gradient of an index would be as large as all steps, at every step.
+    return gates.unflatten(0, input.shape[:2]).unbind(0)
 
 
-def _order(input: torch.Tensor, reverse: bool) -> Sequence[int]:
-    steps = range(input.shape[0])
-    return steps[::-1] if reverse else steps
+def _order(count: int, reverse: bool) -> Sequence[int]:
+    return range(count)[::-1] if reverse else range(count)
 
 
 def _held(mask: torch.Tensor | None, t: int, new: torch.Tensor, old: torch.Tensor | None) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -31,6 +32,13 @@ def runs_reference(op: str) -> bool:
 def cast(input: torch.Tensor, *operands: torch.Tensor | None) -> tuple[Any, ...]:
     """Input and operands in the dtype that autocast wants of a convolution; as they are outside of autocast."""
     return (autocast(input, input, None)[0], *(autocast(input, operand, None)[1] for operand in operands))  # type: ignore[arg-type]
+
+
+def without_autocast(tensor: torch.Tensor) -> AbstractContextManager[object]:
+    """For calls on operands that have been cast already."""
+    kind = tensor.device.type
+    on = kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else nullcontext()
 
 
 def require_operands(op: str, input: torch.Tensor, operands: Named, dtypes: tuple[torch.dtype, ...] = ()) -> None:
@@ -108,7 +116,7 @@ def _check_values(op: str, lengths: Sequence[int], steps: int) -> None:
 
 def odd_kernel(layer: str, kernel_size: int | Sequence[int]) -> tuple[int, int]:
     """(h, w) of a number or two, both odd."""
-    sizes = list(kernel_size) if isinstance(kernel_size, (list, tuple)) else [kernel_size] * 2
+    sizes: list[Any] = list(kernel_size) if isinstance(kernel_size, (list, tuple)) else [kernel_size] * 2
     require(len(sizes) == 2, layer, "kernel_size", "must be a whole number or two (h, w), got {}", kernel_size)
     for size in sizes:
         require_count(layer, "kernel_size", size)

@@ -8,7 +8,7 @@ from .. import reference
 from ..reference.conv_lstm import running
 from ._composed import gru_segment, over_time
 from ._conv import wants_gradient
-from ._recurrent import Lengths, cast, check_cell, check_lengths, runs_reference
+from ._recurrent import Lengths, cast, check_cell, check_lengths, runs_reference, without_autocast
 
 
 def conv_gru(
@@ -54,13 +54,16 @@ def conv_gru(
     input, weight_ih, weight_hh, bias_ih, bias_hh, h0 = cast(input, weight_ih, weight_hh, bias_ih, bias_hh, h0)
     check_cell(op, 3, input, weight_ih, weight_hh, {"bias_ih": bias_ih, "bias_hh": bias_hh}, {"h0": h0})
     ends = check_lengths(op, input, lengths)
-    with torch.autocast(input.device.type, enabled=False):
+    with without_autocast(input):
         if runs_reference(op):
             return reference.conv_gru(
                 input, weight_ih, weight_hh, bias_ih, bias_hh, h0=h0, lengths=ends, reverse=reverse
             )  # fmt: skip
         gradient = wants_gradient(input, weight_ih, weight_hh, bias_ih, bias_hh, h0)
         segment = gru_segment(weight_ih, weight_hh, bias_ih, bias_hh, reverse=reverse, in_place=not gradient)
-        output, (h,) = over_time(segment, input, (h0,), running(input, ends), reverse, checkpoint and gradient)
+        values = input.shape[1] * weight_hh.shape[0] * input.shape[3] * input.shape[4]
+        output, (h,) = over_time(
+            segment, input, (h0,), running(input, ends), values, reverse=reverse, gradient=gradient, checkpoint=checkpoint
+        )
         assert h is not None
         return output, h.to(input.dtype).contiguous()

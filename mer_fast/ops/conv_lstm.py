@@ -8,7 +8,16 @@ from .. import reference
 from ..reference.conv_lstm import running
 from ._composed import lstm_segment, over_time
 from ._conv import wants_gradient
-from ._recurrent import Lengths, cast, check_cell, check_lengths, require_operands, require_shape, runs_reference
+from ._recurrent import (
+    Lengths,
+    cast,
+    check_cell,
+    check_lengths,
+    require_operands,
+    require_shape,
+    runs_reference,
+    without_autocast,
+)
 
 
 def conv_lstm(
@@ -59,14 +68,16 @@ def conv_lstm(
     require_operands(op, input, {"peephole": peephole})
     require_shape(op, "peephole", peephole, (3, hidden, 1, 1), (3, hidden, *input.shape[3:]))
     ends = check_lengths(op, input, lengths)
-    with torch.autocast(input.device.type, enabled=False):
+    with without_autocast(input):
         if runs_reference(op):
             return reference.conv_lstm(
                 input, weight_ih, weight_hh, bias, peephole=peephole, h0=h0, c0=c0, lengths=ends, reverse=reverse
             )
         gradient = wants_gradient(input, weight_ih, weight_hh, bias, peephole, h0, c0)
         segment = lstm_segment(weight_ih, weight_hh, bias, peephole, reverse=reverse, in_place=not gradient)
-        mask = running(input, ends)
-        output, (h, c) = over_time(segment, input, (h0, c0), mask, reverse, checkpoint and gradient)
+        values = input.shape[1] * weight_hh.shape[0] * input.shape[3] * input.shape[4]
+        output, (h, c) = over_time(
+            segment, input, (h0, c0), running(input, ends), values, reverse=reverse, gradient=gradient, checkpoint=checkpoint
+        )
         assert h is not None and c is not None
         return output, h.contiguous(), c.to(input.dtype).contiguous()

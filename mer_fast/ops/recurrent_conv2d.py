@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from ..reference.recurrent_conv2d import response_norm
 from ._checks import require, require_count, require_float, require_number
 from ._composed import folded_section, precise, section
 from ._conv import wants_gradient
-from ._recurrent import cast, require_kernel, require_operands, require_shape, runs_reference
+from ._recurrent import cast, require_kernel, require_operands, require_shape, runs_reference, without_autocast
 
 OP = "recurrent_conv2d"
 NORMS = ("batch", "group", "lrn", None)
@@ -75,7 +76,7 @@ def recurrent_conv2d(
     require(isinstance(recurrent_weights, (list, tuple)) and len(recurrent_weights) in (1, steps), OP, "recurrent_weights",
             "must be a list of {} tensors, or of one that all steps share", steps)  # fmt: skip
     input, input_weight, *recurrent_weights = cast(input, input_weight, *recurrent_weights)
-    lists = {
+    lists: dict[str, Tensors | None] = {
         "norm_weights": norm_weights, "norm_biases": norm_biases, "running_means": running_means, "running_vars": running_vars
     }  # fmt: skip
     batch_statistics = norm == "batch" and (training or running_means is None)
@@ -85,58 +86,74 @@ def recurrent_conv2d(
         values = input.shape[0] * input.shape[2] * input.shape[3]
         require(values != 1, OP, "input", "must have more than one value a channel in training, got {}", input.shape)
     window = _window(pool, input)
-    arguments: dict[str, Any] = {"momentum": momentum, "eps": eps, "groups": groups, "training": batch_statistics}
-    with torch.autocast(input.device.type, enabled=False):
-        run = reference.recurrent_conv2d if runs_reference(OP) else _composed
-        return run(
-            input, input_weight, recurrent_weights, steps=steps, injection=injection, norm=norm, **lists, **arguments, pool=window
-        )  # fmt: skip
+    with without_autocast(input):
+        if runs_reference(OP):
+            return reference.recurrent_conv2d(
+                input, input_weight, recurrent_weights, steps=steps, injection=injection, norm=norm, norm_weights=norm_weights,
+                norm_biases=norm_biases, running_means=running_means, running_vars=running_vars, training=batch_statistics,
+                momentum=momentum, eps=eps, groups=groups, pool=window,
+            )  # fmt: skip
+        each: dict[str, Any] = {name: [None] * (steps + 1) if one is None else list(one) for name, one in lists.items()}
+        norms = Norms(norm, **each, batch_statistics=batch_statistics, momentum=momentum, eps=eps, groups=groups)
+        return _composed(input, input_weight, recurrent_weights, steps, injection, norms, window)
+
+
+@dataclass(frozen=True)
+class Norms:
+    """The norms of a section; of each kind of tensor one a state, or None."""
+
+    kind: str | None
+    norm_weights: list[torch.Tensor | None]
+    norm_biases: list[torch.Tensor | None]
+    running_means: list[torch.Tensor | None]
+    running_vars: list[torch.Tensor | None]
+    batch_statistics: bool
+    momentum: float
+    eps: float
+    groups: int
+
+    def folds(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Scale and shift of each batch norm with its running statistics, at least in float32."""
+        lists = self.running_means, self.running_vars, self.norm_weights, self.norm_biases
+        folds = []
+        for mean, var, weight, bias in zip(*lists, strict=True):
+            assert mean is not None and var is not None
+            scale = (var.to(precise(var)) + self.eps).rsqrt()
+            scale = scale if weight is None else scale * weight
+            shift = -mean * scale
+            folds.append((scale, shift if bias is None else shift + bias))
+        return folds
+
+    def activated(self, z: torch.Tensor, k: int, in_place: bool) -> torch.Tensor:
+        """What goes into state k, normalised and rectified."""
+        relu = F.relu_ if in_place else F.relu
+        weight, bias = self.norm_weights[k], self.norm_biases[k]
+        if self.kind == "batch":
+            statistics = self.running_means[k], self.running_vars[k]
+            return F.relu_(F.batch_norm(z, *statistics, weight, bias, True, self.momentum, self.eps))
+        if self.kind == "group":
+            # The library takes one dtype for all.
+            weight, bias = (None if one is None else one.to(precise(z)) for one in (weight, bias))
+            return F.relu_(F.group_norm(z.to(precise(z)), self.groups, weight, bias, self.eps)).to(z.dtype)
+        return response_norm(relu(z)) if self.kind == "lrn" else relu(z)
 
 
 def _composed(
-    input: torch.Tensor, input_weight: torch.Tensor, recurrent_weights: Tensors, *, steps: int, injection: str,
-    norm: str | None, norm_weights: Tensors | None, norm_biases: Tensors | None, running_means: Tensors | None,
-    running_vars: Tensors | None, training: bool, momentum: float, eps: float, groups: int, pool: list[int] | None,
+    input: torch.Tensor, input_weight: torch.Tensor, recurrent_weights: Tensors, steps: int, injection: str, norms: Norms,
+    pool: list[int] | None,
 ) -> torch.Tensor:  # fmt: skip
-    every = (input, input_weight, *recurrent_weights, *(norm_weights or ()), *(norm_biases or ()))
-    in_place = not wants_gradient(*every)
+    affine = (one for one in (*norms.norm_weights, *norms.norm_biases) if one is not None)
+    in_place = not wants_gradient(input, input_weight, *recurrent_weights, *affine)
     rest = input, input_weight, recurrent_weights, steps, injection
-    if norm == "batch" and not training:
-        assert running_means is not None and running_vars is not None
-        folds = [
-            _fold(mean, var, eps, norm_weights and norm_weights[k], norm_biases and norm_biases[k])
-            for k, (mean, var) in enumerate(zip(running_means, running_vars, strict=True))
-        ]
-        y = folded_section(*rest, folds, in_place)
+    if norms.kind == "batch" and not norms.batch_statistics:
+        y = folded_section(*rest, norms.folds(), in_place)
     else:
-        relu = F.relu_ if in_place else F.relu
-
-        def normed(z: torch.Tensor, k: int) -> torch.Tensor:
-            weight, bias = norm_weights and norm_weights[k], norm_biases and norm_biases[k]
-            if norm == "batch":
-                mean, var = running_means and running_means[k], running_vars and running_vars[k]
-                return F.relu_(F.batch_norm(z, mean, var, weight, bias, True, momentum, eps))
-            if norm == "group":
-                affine = [None if one is None else one.to(precise(z)) for one in (weight, bias)]
-                return F.relu_(F.group_norm(z.to(precise(z)), groups, *affine, eps)).to(z.dtype)
-            return response_norm(relu(z)) if norm == "lrn" else relu(z)
-
-        y = section(*rest, normed, in_place)
+        # The library's group norm has no vmap rule for channels-last memory.
+        y = section(*rest, lambda z, k: norms.activated(z, k, in_place), in_place, keep_layout=norms.kind == "group")
     if pool is not None:
         y = F.max_pool2d(y, pool)
     # Code behind the layer may take a view of it, as behind a convolution of input with that layout.
     return y if input.stride(1) == 1 and input.shape[1] > 1 else y.contiguous()
-
-
-def _fold(
-    mean: torch.Tensor, var: torch.Tensor, eps: float, weight: torch.Tensor | None, bias: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and shift of a norm with fixed statistics, at least in float32."""
-    scale = (var.to(precise(var)) + eps).rsqrt()
-    if weight is not None:
-        scale = scale * weight
-    shift = -mean * scale
-    return scale, shift if bias is None else shift + bias
 
 
 def _check_operands(input: torch.Tensor, input_weight: torch.Tensor, recurrent_weights: Tensors, injection: str) -> None:
@@ -184,7 +201,7 @@ def _check_norm(
 def _window(pool: int | Sequence[int] | None, input: torch.Tensor) -> list[int] | None:
     if pool is None:
         return None
-    window = list(pool) if isinstance(pool, (list, tuple)) else [pool, pool]
+    window: list[Any] = list(pool) if isinstance(pool, (list, tuple)) else [pool, pool]
     require(len(window) == 2, OP, "pool", "must be a whole number or two (h, w), got {}", pool)
     for size, have in zip(window, input.shape[2:], strict=True):
         require_count(OP, "pool", size)

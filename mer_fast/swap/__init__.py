@@ -7,13 +7,14 @@ import torch
 from ..errors import MerFastError
 from ..nn import ConvPool3d
 from .conv_chains import swap_conv_chains
+from .recurrent_cells import swap_recurrent_cells
 from .report import Left, Swapped, SwapReport
 from .trace import understand
 
 __all__ = ["Left", "SwapReport", "Swapped", "swap_layers"]
 
 # Each takes the model, what is understood of it, and the report it adds to.
-PATTERNS = (swap_conv_chains,)
+PATTERNS = (swap_conv_chains, swap_recurrent_cells)
 
 
 def swap_layers(model: torch.nn.Module) -> SwapReport:
@@ -27,6 +28,9 @@ def swap_layers(model: torch.nn.Module) -> SwapReport:
     - With a BatchNorm3d behind the convolution the modules run one by one while the norm uses batch statistics, and as one
       layer, the norm folded into the weights, while it uses its running statistics.
     - Any other Conv3d becomes `nn.Conv3d`, with the activation behind it where that has no other use.
+    - A ConvLSTM cell of the common public form, one 2-D convolution over the concatenated input and state and then four
+      gates in any order, runs by `ops.conv_lstm`, if that gives its results on random input. It keeps its class (it becomes a
+      subclass), its convolution, and how it is called.
 
     Everything else is left, with the reason in the report: functional chains, pools with padding, dilation, ceil_mode or
     indices, modules with hooks or parametrizations, shared modules, unknown subclasses. The model is read with `torch.fx`;

@@ -136,6 +136,13 @@ def _trace(module: torch.nn.Module, prefix: str, opaque: dict[str, str], argumen
     return View(prefix, graph, calls)
 
 
+def trace_cell(cell: torch.nn.Module) -> Iterator[fx.Graph]:
+    """What a module does when all its arguments are given, in training and in evaluation."""
+    _require_own_code(cell)
+    for training in (True, False):
+        yield _Tracer({}, {}).trace(cell.train(training))
+
+
 class _Tracer(fx.Tracer):
     def __init__(self, opaque: dict[str, str], arguments: dict[str, Any]) -> None:
         super().__init__()
