@@ -339,3 +339,82 @@ def test_more_channels_than_are_fused():
     assert_near(out, expected, torch.float32)
     for a, b in zip(torch.autograd.grad(out.sum(), ours), torch.autograd.grad(expected.sum(), wide), strict=True):
         assert_near(a, b, torch.float32, gradient=True)
+
+
+def test_few_windows_to_many_weights(device):
+    """On a CPU the library's convolution, then its pool."""
+    ours = [torch.randn(s, device=device).requires_grad_() for s in ((5, 32, 4, 4, 4), (7, 32, 3, 3, 3), (7,))]
+    wide = [t.detach().double().requires_grad_() for t in ours]
+    out, expected = ops.conv3d_pool(*ours, pool_kernel=2), plain(*wide, pool_kernel=2)
+    for a, b in zip(torch.autograd.grad(out.sum(), ours), torch.autograd.grad(expected.sum(), wide), strict=True):
+        assert_near(a, b, torch.float32, gradient=True)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16, 17, 40])
+def test_any_number_of_images_is_summed(batch):
+    ours = [torch.randn(s).requires_grad_() for s in ((batch, 2, 6, 7, 8), (3, 2, 2, 3, 3), (3,))]
+    wide = [t.detach().double().requires_grad_() for t in ours]
+    for wanted in (slice(0, 3), slice(1, 3)):
+        got = torch.autograd.grad(ops.conv3d_pool(*ours, pool_kernel=2).square().sum(), ours[wanted])
+        want = torch.autograd.grad(plain(*wide, pool_kernel=2).square().sum(), wide[wanted])
+        for a, b in zip(got, want, strict=True):
+            assert_near(a, b, torch.float32, gradient=True)
+
+
+def test_an_infinite_gradient_stays_in_its_patch():
+    x, w = torch.randn(1, 1, 3, 8, 40), torch.ones(1, 1, 1, 3, 3)
+    grads = []
+    for function in (ops.conv3d_pool, plain):
+        leaf = x.clone().requires_grad_()
+        out = function(leaf, w, None, activation=None, pool_kernel=(1, 2, 2))
+        grad = torch.ones_like(out)
+        grad[0, 0, 1, 1, 5] = float("inf")
+        grads.append(torch.autograd.grad(out, leaf, grad)[0])
+    torch.testing.assert_close(*grads)
+
+
+def test_a_stride_far_beyond_the_input():
+    x, w = torch.randn(1, 2, 4, 8, 16), torch.randn(3, 2, 3, 3, 3)
+    arguments = dict(stride=(1, 1, 2**31 - 1), pool_kernel=1)
+    assert_near(ops.conv3d_pool(x, w, **arguments), plain(x.double(), w.double(), None, **arguments), torch.float32)
+
+
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize("op", [ops.conv3d, ops.conv3d_pool])
+def test_derivatives_that_the_kernels_do_not_have(device, op, activation):
+    """torch.func and forward mode run the plain form; a second derivative of the fused pool is an error, never wrong."""
+    x, w = torch.randn(2, 2, 6, 9, 9, device=device), torch.randn(16, 2, 3, 3, 3, device=device)
+    call = lambda x, w: op(x, w, activation=activation)  # noqa: E731
+
+    def expected(function):
+        with mer_fast.backend("reference"):
+            return function()
+
+    def loss(w):
+        return call(x, w).square().sum()
+
+    for function in (
+        lambda: torch.func.grad(loss)(w),
+        lambda: torch.vmap(torch.func.grad(lambda w, x: call(x[None], w).square().sum()), (None, 0))(w, x),
+        lambda: torch.func.jvp(lambda x: call(x, w), (x,), (torch.ones_like(x),))[1],
+    ):
+        torch.testing.assert_close(function(), expected(function), rtol=1e-4, atol=1e-3)
+    leaf = w.clone().requires_grad_()
+    stacked = torch.stack([x, 2 * x])
+    got = torch.autograd.grad(torch.vmap(lambda x: call(x, leaf))(stacked).square().sum(), leaf)[0]
+    want = expected(lambda: torch.autograd.grad(torch.vmap(lambda x: call(x, leaf))(stacked).square().sum(), leaf)[0])
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-2)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        assert torch.autograd.forward_ad.unpack_dual(call(dual, w)).tangent is not None
+
+
+def test_a_second_derivative_is_an_error():
+    x, w = torch.randn(1, 1, 9, 12, 12, requires_grad=True), torch.randn(4, 1, 3, 3, 3, requires_grad=True)
+    (grad,) = torch.autograd.grad(ops.conv3d_pool(x, w).square().sum(), x, create_graph=True)
+    with pytest.raises(mer_fast.MerFastError, match=r'cannot be differentiated again.*mer_fast\.backend\("reference"\)'):
+        grad.square().sum().backward()
+    with mer_fast.backend("reference"):
+        (grad,) = torch.autograd.grad(ops.conv3d_pool(x, w).square().sum(), x, create_graph=True)
+        grad.square().sum().backward()
+    assert w.grad is not None and w.grad.any()

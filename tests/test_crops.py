@@ -158,3 +158,21 @@ def test_normalisation_is_the_published_one():
     assert got.dtype == torch.float32
     np.testing.assert_allclose(got.numpy(), every, atol=1e-6)
     assert normalise(clips[0].double()).dtype == torch.float64
+
+
+def test_arrays_that_torch_cannot_take_as_they_are():
+    clip = np.random.default_rng(0).random((2, 60, 60), dtype=np.float32)
+    expected = eyes_and_mouth(clip)
+    swapped, fixed = clip.astype(">f4"), clip.copy()
+    fixed.flags.writeable = False
+    for other in (swapped, fixed, clip[:, ::-1][:, ::-1]):
+        for got, want in zip(eyes_and_mouth(other), expected, strict=True):
+            assert torch.equal(got, want)
+    with pytest.raises(MerFastError, match="clip must be uint8 or float, got object"):
+        eyes_and_mouth(clip.astype(object))
+
+
+@pytest.mark.parametrize("box", [(5, 40, 40), (float("nan"), 5, 40, 40), "face", 3])
+def test_a_box_must_be_four_numbers(box):
+    with pytest.raises(MerFastError, match="box must be four finite numbers"):
+        eyes_and_mouth(torch.rand(2, 60, 60), box=box)

@@ -251,3 +251,60 @@ def test_the_report_reads_well():
 def test_takes_modules_only():
     with pytest.raises(mer_fast.MerFastError, match=r"swap_layers: model must be a torch\.nn\.Module, got function"):
         swap_layers(lambda x: x)
+
+
+class TakesApart(torch.nn.Module):
+    """Cannot be traced, and looks at what passes between the layers of a Sequential."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = torch.nn.Sequential(torch.nn.Conv3d(1, 3, 3), torch.nn.ReLU(), torch.nn.MaxPool3d(2))
+
+
+class WalksIt(TakesApart):
+    def forward(self, x):
+        if x.sum() > 1e30:
+            return x
+        seen = 0
+        for layer in self.features:
+            x = layer(x)
+            seen = seen + x.mean()
+        return seen
+
+
+class CallsIt(TakesApart):
+    def forward(self, x):
+        return x if x.sum() > 1e30 else self.features(x)
+
+
+def test_a_sequential_that_is_walked_by_untraceable_code_is_not_fused():
+    x = torch.randn(2, 1, 8, 8, 8)
+    model = WalksIt()
+    expected = model(x)
+    report = mer_fast.swap_layers(model)
+    torch.testing.assert_close(model(x), expected)
+    assert "one by one" in str(report)
+    model = CallsIt()
+    expected = model(x)
+    report = mer_fast.swap_layers(model)
+    assert type(model.features[0]) is mer_fast.nn.ConvPool3d
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_padding_and_dilation_changed_after_construction():
+    for padding in (0, "same"):
+        convolution = torch.nn.Conv3d(3, 8, 3, padding=padding)
+        convolution.dilation = (2, 2, 2)
+        if padding == 0:
+            convolution.padding = (2, 2, 2)
+        x, model = torch.randn(2, 3, 7, 12, 12), torch.nn.Sequential(convolution)
+        expected = model(x) if padding == 0 else torch.nn.functional.conv3d(
+            x, convolution.weight, convolution.bias, padding="same", dilation=2)  # fmt: skip
+        mer_fast.swap_layers(model)
+        torch.testing.assert_close(model(x), expected)
+
+
+def test_shapes_are_inferred_on_the_meta_device():
+    model = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3), torch.nn.ReLU(), torch.nn.MaxPool3d(2), torch.nn.Conv3d(4, 2, 1))
+    mer_fast.swap_layers(model)
+    assert model.to("meta")(torch.empty(2, 1, 8, 8, 8, device="meta")).shape == (2, 2, 3, 3, 3)

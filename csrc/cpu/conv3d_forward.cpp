@@ -83,7 +83,7 @@ Plan plan_for(const ConvCall& call, int64_t frames, int64_t rows, int winograd) 
     plan.packed.width = plan.tiles_wide() + (winograd_side(winograd) - 1) / winograd;
   } else {
     plan.packed.rows = (plan.conv_rows - 1) * conv.stride[1] + (conv.kernel[1] - 1) * conv.dilation[1] + 1;
-    plan.packed.phases = conv.stride[2] <= 2 ? 1 : conv.stride[2];
+    plan.packed.phases = conv.stride[2] <= 2 || plan.positions == 1 ? 1 : conv.stride[2];
     plan.packed.width = divide_up((plan.positions - 1) * conv.stride[2] + (conv.kernel[2] - 1) * conv.dilation[2] + 1, plan.packed.phases);
   }
   return plan;
@@ -258,7 +258,7 @@ class Worker {
       MER_FAST_DISPATCH(
           conv_frames,
           ConvFrames<Real>{packed_ + t * frame_step, prepared_.taps.data(), taps, frame_step,
-                           call_.conv.stride[1] * plan_.packed.row(), call_.conv.stride[2] / plan_.packed.phases, weight, out, frames, plan_.conv_rows, plan_.positions},
+                           call_.conv.stride[1] * plan_.packed.row(), plan_.positions == 1 ? 1 : call_.conv.stride[2] / plan_.packed.phases, weight, out, frames, plan_.conv_rows, plan_.positions},
           plan_.vectors_of(block_));
     }
   }

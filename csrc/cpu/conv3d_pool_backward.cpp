@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <cmath>
 #include <tuple>
 
 #include "arena.h"
@@ -86,7 +87,8 @@ struct Backward {
   const uint8_t* winners;
   void* grad_input;           // nullptr unless needed
   bool need_weight;
-  int64_t lanes, splits;      // pieces of an image, along time
+  int64_t lanes;
+  int64_t splits, pieces;     // parts of an image along time; and all that is summed apart
   std::vector<Real> weight;   // [output][row][vector]
   std::vector<Real> partial;  // [piece][output][row][vector]
   std::vector<double> bias;   // [piece][output]
@@ -137,8 +139,17 @@ class Worker {
     if (b.need_weight) std::fill_n(input_, input, Real(0));
   }
 
+  // A run of images, or part of an image along time.
   void run(int64_t piece) {
-    const int64_t image = piece / b_.splits, split = piece % b_.splits;
+    if (b_.splits > 1) return run_image(piece, piece / b_.splits, piece % b_.splits);
+    const int64_t runs = b_.pieces, images = b_.conv.batch;
+    for (int64_t image = images * piece / runs; image < images * (piece + 1) / runs; ++image) run_image(piece, image, 0);
+  }
+
+ private:
+  static size_t size(int64_t n) { return static_cast<size_t>(n); }
+
+  void run_image(int64_t piece, int64_t image, int64_t split) {
     const int64_t first = b_.pool.out[0] * split / b_.splits, last = b_.pool.out[0] * (split + 1) / b_.splits;
     if (first == last) return;
     for (int64_t group = 0; group < b_.conv.groups; ++group) {
@@ -155,9 +166,6 @@ class Worker {
       if (b_.grad_input) unpack(image, group);
     }
   }
-
- private:
-  static size_t size(int64_t n) { return static_cast<size_t>(n); }
 
   // Windows worked on at a time: the whole innermost axis of the layout, and as much of the others as the cache holds.
   static Triple box_of(const Backward<Real>& b) {
@@ -195,12 +203,28 @@ class Worker {
     box.winners = b_.winners + begin;
     box.places = b_.layout.places.data();
     Winners<Real> list{list_grad_, list_patch_.data(), 0};
-    b_.bias[size(piece * b_.outputs() + output)] += MER_FAST_DISPATCH(collect, box, list);
+    const double sum = MER_FAST_DISPATCH(collect, box, list);
+    b_.bias[size(piece * b_.outputs() + output)] += sum;
     const PatchShape patch{b_.layout.rows.data(), static_cast<int64_t>(b_.layout.rows.size()), b_.layout.vectors};
     if (b_.need_weight) {
       MER_FAST_DISPATCH(gather, list, input_, patch, b_.partial.data() + (piece * b_.outputs() + output) * b_.patch());
     }
-    if (b_.grad_input) MER_FAST_DISPATCH(scatter, list, b_.weight.data() + output * b_.patch(), patch, grad_input_);
+    if (b_.grad_input && std::isfinite(sum)) {
+      MER_FAST_DISPATCH(scatter, list, b_.weight.data() + output * b_.patch(), patch, grad_input_);
+    } else if (b_.grad_input) {
+      scatter_exactly(list, b_.weight.data() + output * b_.patch());
+    }
+  }
+
+  // Within the rows' ends: an infinite gradient times the zeros behind them would be NaN.
+  void scatter_exactly(const Winners<Real>& list, const Real* weight) {
+    for (int64_t i = 0; i < list.count; ++i) {
+      for (size_t r = 0; r < b_.layout.rows.size(); ++r) {
+        Real* patch = grad_input_ + list.patch[i] + b_.layout.rows[r];
+        const Real* row = weight + static_cast<int64_t>(r) * b_.layout.row_elements(b_.lanes);
+        for (int64_t k = 0; k < b_.layout.run; ++k) patch[k] += list.grad[i] * row[k];
+      }
+    }
   }
 
   // Rows of the image and where they lie in the layout: each(first element of the image, step to the next row, its place in
@@ -271,7 +295,7 @@ void write(Element type, const std::vector<Real>& values, Tensor& target) {
 
 template <typename Real>
 void run(Backward<Real>& b, Tensor* grad_weight, Tensor* grad_bias) {
-  const int64_t pieces = b.conv.batch * b.splits, outputs = b.outputs(), taps = b.conv.taps();
+  const int64_t pieces = b.pieces, outputs = b.outputs(), taps = b.conv.taps();
   if (b.need_weight) b.partial.assign(static_cast<size_t>(pieces * outputs * b.patch()), Real(0));
   b.bias.assign(static_cast<size_t>(pieces * outputs), 0.0);
   torch::stable::parallel_for(0, pieces, 1, [&](int64_t first, int64_t last) {
@@ -331,7 +355,7 @@ std::tuple<Tensor, Tensor, Tensor> conv3d_pool_backward(
     const int64_t splits = need_input || conv.batch == 0 ? 1 : std::clamp<int64_t>((kPieces + conv.batch - 1) / conv.batch, 1, std::max<int64_t>(pool.out[0], 1));
     Backward<Real> b{conv, pool, layout, type, grads.data(), inputs.data(),
                      static_cast<const uint8_t*>(winners.const_data_ptr()),
-                     need_input && grad_input.numel() > 0 ? grad_input.mutable_data_ptr() : nullptr, need_weight, lanes, splits, {}, {}, {}};
+                     need_input && grad_input.numel() > 0 ? grad_input.mutable_data_ptr() : nullptr, need_weight, lanes, splits, splits > 1 ? conv.batch * splits : std::min(conv.batch, kPieces), {}, {}, {}};
     if (b.grad_input) {
       const AsReal<Real> plain(kOp, "weight", weight);
       b.weight.assign(static_cast<size_t>(b.outputs() * b.patch()), Real(0));

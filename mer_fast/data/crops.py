@@ -64,7 +64,7 @@ def eyes_and_mouth(
         raise MerFastError("eyes_and_mouth: landmarks and box are both given: give one of them")
     count, height, width = frames.shape
     places = None if landmarks is None else _landmarks(landmarks, count)
-    face = Box(0, 0, width, height) if box is None else Box(*box)
+    face = Box(0, 0, width, height) if box is None else _box(box)
     crops = []
     for name, region in (("eyes", _EYES), ("mouth", _MOUTH)):
         bounds = [_by_shares(face, region)] if places is None else [_by_landmarks(points, region) for points in places]
@@ -117,12 +117,24 @@ class Normalisation:
         return (values - self.mean) / self.maximum
 
 
+def _box(box: Any) -> Box:
+    try:
+        numbers = [float(side) for side in box]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) != 4 or not np.isfinite(numbers).all():
+        raise MerFastError(f"eyes_and_mouth: box must be four finite numbers (x, y, width, height), got {box!r}")
+    return Box(*box)
+
+
 def _gray(clip: Any) -> torch.Tensor:
     """(T, H, W) float."""
     if not isinstance(clip, (np.ndarray, torch.Tensor)):
         raise MerFastError(f"eyes_and_mouth: clip must be a NumPy array or a torch tensor, got {type(clip).__name__}")
-    # A copy where NumPy's memory has strides that torch cannot take.
-    frames = torch.from_numpy(np.ascontiguousarray(clip)) if isinstance(clip, np.ndarray) else clip
+    if isinstance(clip, np.ndarray) and clip.dtype.kind not in "uif":
+        raise MerFastError(f"eyes_and_mouth: clip must be uint8 or float, got {clip.dtype}; convert it with .astype")
+    # A copy where NumPy's memory has strides, a byte order or a protection that torch cannot take.
+    frames = torch.from_numpy(np.require(clip, clip.dtype.newbyteorder("="), ["C", "W"])) if isinstance(clip, np.ndarray) else clip
     if frames.dtype != torch.uint8 and not frames.is_floating_point():
         raise MerFastError(f"eyes_and_mouth: clip must be uint8 or float, got {frames.dtype}; convert it with .astype or .to")
     if frames.dim() not in (3, 4) or (frames.dim() == 4 and frames.shape[1] not in (1, 3)) or not frames.numel():

@@ -38,6 +38,8 @@ class Conv3d(torch.nn.Conv3d):
         self.activation = activation
 
     def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if input.is_meta:  # the shape alone is wanted
+            return super()._conv_forward(input, weight, bias)
         batch, padding = self.padded(input)
         out = ops.conv3d(
             batch, weight, bias, stride=self.stride, padding=padding, dilation=self.dilation, groups=self.groups,
@@ -48,13 +50,16 @@ class Conv3d(torch.nn.Conv3d):
     def padded(self, input: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
         """The input as a batch, padded as far as the op cannot pad it, and the padding (t, h, w) left to the op."""
         batch = input.unsqueeze(0) if input.dim() == 4 else input
-        before_after = self._reversed_padding_repeated_twice  # (w, w, h, h, t, t)
-        before, after = before_after[::-2], before_after[-2::-2]
         if self.padding_mode != "zeros":
-            return F.pad(batch, before_after, mode=self.padding_mode), (0, 0, 0)
-        if before != after:  # "same" under an even kernel
-            return F.pad(batch, before_after), (0, 0, 0)
-        return batch, tuple(before)
+            return F.pad(batch, self._reversed_padding_repeated_twice, mode=self.padding_mode), (0, 0, 0)
+        if not isinstance(self.padding, str):
+            return batch, self.padding
+        if self.padding == "valid":
+            return batch, (0, 0, 0)
+        around = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]  # "same"
+        if all(n % 2 == 0 for n in around):
+            return batch, tuple(n // 2 for n in around)
+        return F.pad(batch, [side for n in reversed(around) for side in (n // 2, n - n // 2)]), (0, 0, 0)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", activation={self.activation!r}" if self.activation else "")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from .. import ops
 from ..ops._conv import triple
@@ -61,6 +62,8 @@ class ConvPool3d(Conv3d):
         self.pool_stride = tuple(triple("ConvPool3d", "pool_stride", step, 1))
 
     def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if input.is_meta:  # the shape alone is wanted
+            return F.max_pool3d(super()._conv_forward(input, weight, bias), self.pool_kernel, self.pool_stride)
         batch, padding = self.padded(input)
         out = ops.conv3d_pool(
             batch, weight, bias, stride=self.stride, padding=padding, dilation=self.dilation, groups=self.groups,

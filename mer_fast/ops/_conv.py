@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._C import _functorch as functorch
+from torch.autograd import forward_ad
 
 from ..reference.conv3d import ACTIVATIONS
 from ._checks import require, require_count, require_float
@@ -50,7 +52,8 @@ def geometry(
         activation in ACTIVATIONS, op, "activation", "must be None, 'relu', 'leaky_relu' or 'gelu', got {!r}", activation
     )
     named = (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1))
-    return Geometry(*(triple(op, name, value, least) for name, value, least in named), groups, activation)
+    strides, paddings, dilations = (triple(op, name, value, least) for name, value, least in named)
+    return Geometry(strides, paddings, dilations, groups, activation)
 
 
 def check_operands(
@@ -106,3 +109,28 @@ def exact() -> bool:
 
 def wants_gradient(*operands: torch.Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
+
+
+def beyond_kernels(*operands: torch.Tensor | None) -> bool:
+    """Whether a derivative is taken that the kernels do not have, so that plain PyTorch has to run.
+
+    Those are torch.func's (grad, jvp, vmap of anything that wants a gradient) and forward-mode derivatives; torch.compile
+    sees them itself.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    tensors = [t for t in operands if t is not None]
+    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        return True
+    stack = functorch.get_interpreter_stack()
+    if not stack:
+        return False
+    if any(level.key() != functorch.TransformType.Vmap for level in stack):
+        return True
+    return torch.is_grad_enabled() and any(_innermost(t).requires_grad for t in tensors)
+
+
+def _innermost(tensor: torch.Tensor) -> torch.Tensor:
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor

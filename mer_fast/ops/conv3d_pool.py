@@ -10,14 +10,17 @@ import torch.nn.functional as F
 
 from .. import reference
 from ..backends import runs_reference
+from ..errors import MerFastError
 from ..reference.conv3d import ACTIVATIONS
 from ._checks import require
-from ._conv import Geometry, Triple, autocast, check_operands, exact, geometry, triple, wants_gradient
+from ._conv import Geometry, Triple, autocast, beyond_kernels, check_operands, exact, geometry, triple, wants_gradient
 from ._dispatch import kernel, over_examples, register
 from .conv3d import conv3d
 
 LARGEST_WINDOW = 255  # places in a window that one byte can tell apart, and from none
-MOST_FUSED_TAPS = 1024  # channels times kt, on a CPU: with more, the library's convolution wins back what the pool costs
+# Measured bounds on a CPU, see _library_wins.
+LEAST_WINDOWS, SMALL_PATCH = 32, 256  # windows of a clip; weights of an output channel
+MOST_FUSED_TAPS = 1024  # channels times kt
 
 
 def conv3d_pool(
@@ -46,14 +49,15 @@ def conv3d_pool(
         groups: the convolution's groups.
         activation: None, "relu", "leaky_relu" (slope 0.01) or "gelu" (exact).
         pool_kernel, pool_stride: of the pool, a number or (t, h, w); the stride is the kernel unless given. Windows of more
-            than 255 positions are not fused, and neither are more than 1,024 channels times kt on a CPU, where the library's
-            convolution is faster: convolution and pool then run one after the other.
+            than 255 positions are not fused, and neither are, on a CPU, shapes on which the library's convolution wins back
+            what the pool costs (many channels, few windows): convolution and pool then run one after the other.
 
     Returns:
         (N, O, T', H', W') in the dtype of `input`; under autocast in autocast's. Accumulated in float32 (float64 for
-        float64). Differentiable. NaN goes where PyTorch's max-pool sends it. Deterministic. Among equal values of a window
-        the first wins; on a CPU, where 3x3 kernels run as Winograd convolutions, values that are equal in exact arithmetic
-        may differ in the last bits, except under `torch.use_deterministic_algorithms(True)`.
+        float64). Differentiable once; torch.func and forward-mode derivatives run the plain PyTorch form. NaN goes where
+        PyTorch's max-pool sends it. Deterministic. Among equal values of a window the first wins; on a CPU, where 3x3 and
+        5x5 kernels run as Winograd convolutions, values that are equal in exact arithmetic may differ in the last bits,
+        except under `torch.use_deterministic_algorithms(True)`.
 
     Raises:
         MerFastError: shapes that do not fit each other, mixed dtypes or devices, a pool larger than the output.
@@ -70,21 +74,28 @@ def conv3d_pool(
     size = shape.output_size(input.shape[2:], weight.shape[2:])
     for have, want in zip(size, window, strict=True):
         require(have >= want, op, "pool_kernel", "{} is larger than the convolution's output {}", tuple(window), tuple(size))
-    if runs_reference(op, input):
+    if runs_reference(op, input) or beyond_kernels(input, weight, bias):
         return reference.conv3d_pool(
             input, weight, bias, stride=shape.stride, padding=shape.padding, dilation=shape.dilation, groups=groups,
             activation=activation, pool_kernel=window, pool_stride=step,
         )  # fmt: skip
-    many = input.device.type == "cpu" and weight.shape[1] * weight.shape[2] > MOST_FUSED_TAPS
-    if prod(window) > LARGEST_WINDOW or many:
+    gradient = wants_gradient(input, weight, bias)
+    if prod(window) > LARGEST_WINDOW or (input.device.type == "cpu" and _library_wins(size, window, step, weight, gradient)):
         full = conv3d(
             input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, activation=activation
         )
         return F.max_pool3d(full, window, step)
-    keep_winners = wants_gradient(input, weight, bias)
-    out, _ = kernel(op)(input, weight, bias, *shape.arguments(), window, step, keep_winners, exact())
+    out, _ = kernel(op)(input, weight, bias, *shape.arguments(), window, step, gradient, exact())
     # Where the derivative cannot be told from the winner's place, PyTorch applies the activation, to winners alone.
     return ACTIVATIONS[activation](out) if activation in ("leaky_relu", "gelu") else out
+
+
+def _library_wins(size: list[int], window: list[int], step: list[int], weight: torch.Tensor, gradient: bool) -> bool:
+    """Whether the library's convolution and pool are faster on a CPU: many channels, or few windows to each set of weights."""
+    if weight.shape[1] * weight.shape[2] > MOST_FUSED_TAPS:
+        return True
+    windows = prod([(n - k) // s + 1 for n, k, s in zip(size, window, step, strict=True)])
+    return gradient and windows < LEAST_WINDOWS and prod(weight.shape[1:]) > SMALL_PATCH
 
 
 def _fake(
@@ -114,10 +125,23 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor
 
 def _backward(ctx: Any, grad: torch.Tensor, _: Any) -> tuple[Any, ...]:
     input, weight, winners = ctx.saved_tensors
+    if winners.shape != grad.shape:
+        raise MerFastError("conv3d_pool: it was traced without gradients, so that there is none; trace it with gradients enabled")
     need = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2]]
     gradients = kernel("conv3d_pool_backward")(grad, winners, input, weight, *ctx.rest, *need)
     return (*(g if n else None for g, n in zip(gradients, need, strict=True)), *[None] * 9)
 
 
 register("conv3d_pool", fake=_fake, setup_context=_setup_context, backward=_backward, vmap=over_examples("conv3d_pool"))
-register("conv3d_pool_backward", fake=_fake_backward, vmap=over_examples("conv3d_pool_backward"))
+
+
+def _no_second_derivative(ctx: Any, *_: Any) -> None:
+    raise MerFastError(
+        'conv3d_pool: its gradient cannot be differentiated again; run it inside `with mer_fast.backend("reference")`'
+    )
+
+
+register(
+    "conv3d_pool_backward", fake=_fake_backward, vmap=over_examples("conv3d_pool_backward"),
+    setup_context=lambda ctx, inputs, output: None, backward=_no_second_derivative,
+)  # fmt: skip

@@ -34,9 +34,9 @@ def swap_layers(model: torch.nn.Module) -> SwapReport:
 
     Everything else is left, with the reason in the report: functional chains, pools with padding, dilation, ceil_mode or
     indices, modules with hooks or parametrizations, shared modules, unknown subclasses. The model is read with `torch.fx`;
-    of a part that cannot be traced the report says so, and the parts in it are taken to be called as a whole, as by their
-    own `forward`. What is used outside of `forward` cannot be seen. Hooks, `convert_sync_batchnorm` and quantization come
-    before the swap if they are to see the layers as they were.
+    of a part that cannot be traced the report says so, and the parts in it are taken by themselves; nothing is fused in a
+    container that its code does more with than call it. What is used outside of `forward` cannot be seen. Hooks,
+    `convert_sync_batchnorm`, quantization, `torch.fx` passes and `torch.jit.script` come before the swap.
 
     Args:
         model: any module. Swapping twice does no harm.

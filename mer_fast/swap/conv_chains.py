@@ -15,7 +15,7 @@ from ..ops._conv import triple
 from ..ops.conv3d_pool import LARGEST_WINDOW
 from .folding import STAGES, Chain, FoldedConvPool3d, Stage
 from .report import Left, Swapped, SwapReport, shown
-from .trace import HOOKS, Understanding, View
+from .trace import HOOKS, Understanding, View, only_called
 
 ACTIVATIONS = {torch.nn.ReLU: "relu", torch.nn.LeakyReLU: "leaky_relu", torch.nn.GELU: "gelu"}
 # The order of the stages behind a convolution; each may be absent.
@@ -34,7 +34,7 @@ class Stages:
 
 def swap_conv_chains(model: torch.nn.Module, understanding: Understanding, report: SwapReport) -> None:
     """Swaps every 3-D convolution of `model` that can be swapped, with what can be fused behind it."""
-    search = _Search(model, understanding.views)
+    search = _Search(model, understanding)
     left: dict[str, Left] = {}
     fused: set[str] = set()
     plans = []
@@ -61,8 +61,9 @@ def swap_conv_chains(model: torch.nn.Module, understanding: Understanding, repor
 
 
 class _Search:
-    def __init__(self, model: torch.nn.Module, views: list[View]) -> None:
-        self.views = views
+    def __init__(self, model: torch.nn.Module, understanding: Understanding) -> None:
+        self.views = understanding.views
+        self.opaque = understanding.opaque
         self.modules = dict(model.named_modules())
         self.registered: dict[torch.nn.Module, list[str]] = {}
         for name, module in model.named_modules(remove_duplicate=False):
@@ -131,12 +132,26 @@ class _Search:
         if not found:
             return Stages()
         first = found[0]
+        for view in self.views:
+            reason = self._taken_apart(view.prefix.removesuffix(".")) if name in view.calls and first.names else None
+            if reason:
+                return Stages({}, Left(name, reason))
         if any(stages.names != first.names for stages in found):
             return Stages({}, Left(name, "what follows it depends on training or on an optional argument of forward"))
         for stage in first.names.values():
             if any(stage in view.calls and name not in view.calls for view in self.views):
                 return Stages({}, Left(stage, f"it also runs without {shown(name)} before it"))
         return first
+
+    def _taken_apart(self, part: str) -> str | None:
+        """Why a container that was traced by itself may not be called as a whole by the code around it, which was not."""
+        if not part or not type(self.modules[part]).__module__.startswith("torch.nn.modules.container"):
+            return None
+        owner = next(name for name in _containers(part) if name in self.opaque)
+        child = part.removeprefix(f"{owner}." if owner else "").partition(".")[0]
+        if only_called(self.modules[owner], child):
+            return None
+        return f"{shown(owner)} cannot be traced and may call what is in {shown(child)} one by one: nothing is fused there"
 
     def _follow(self, view: View, node: fx.Node) -> Stages:
         stages = Stages()

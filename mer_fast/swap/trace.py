@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import functools
 import inspect
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,6 +143,23 @@ def trace_cell(cell: torch.nn.Module) -> Iterator[fx.Graph]:
     _require_own_code(cell)
     for training in (True, False):
         yield _Tracer({}, {}).trace(cell.train(training))
+
+
+WALKS = {"children", "named_children", "modules", "named_modules", "_modules", "get_submodule", "__dict__", "getattr"}
+
+
+def only_called(module: torch.nn.Module, child: str) -> bool:
+    """Whether the text of a module's forward does nothing with a child but call it."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(type(module).forward)))
+    except (OSError, TypeError, SyntaxError):
+        return False
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+        if name in WALKS or (name == child and id(node) not in called):
+            return False
+    return True
 
 
 class _Tracer(fx.Tracer):
