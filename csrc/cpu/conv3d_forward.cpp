@@ -50,6 +50,15 @@ struct Plan {
   int64_t frame_size(int64_t width) const { return (winograd ? winograd * tile_rows() : conv_rows) * frame_width() * width; }
 };
 
+// Whether every input is under one tap only, so that a packed copy would be read but once.
+template <typename Real>
+bool read_once(const ConvCall& call) {
+  const ConvShape& s = call.conv;
+  bool once = element_size(call.type) == sizeof(Real) && s.stride[2] <= 2;
+  for (int d = 0; d < 3; ++d) once &= s.padding[d] == 0 && s.stride[d] >= s.dilation[d] * (s.kernel[d] - 1) + 1;
+  return once;
+}
+
 template <typename Real>
 Plan plan_for(const ConvCall& call, int64_t frames, int64_t rows, int winograd) {
   const ConvShape& conv = call.conv;
@@ -84,6 +93,7 @@ Plan plan_for(const ConvCall& call, int64_t frames, int64_t rows, int winograd) 
   } else {
     plan.packed.rows = (plan.conv_rows - 1) * conv.stride[1] + (conv.kernel[1] - 1) * conv.dilation[1] + 1;
     plan.packed.phases = conv.stride[2] <= 2 || plan.positions == 1 ? 1 : conv.stride[2];
+    if (read_once<Real>(call)) plan.packed.image = &conv.in;
     plan.packed.width = divide_up((plan.positions - 1) * conv.stride[2] + (conv.kernel[2] - 1) * conv.dilation[2] + 1, plan.packed.phases);
   }
   return plan;
@@ -214,8 +224,15 @@ class Worker {
     const int64_t h = task % plan_.tasks_h * plan_.rows, t = task / plan_.tasks_h % plan_.tasks_t * plan_.frames;
     const int64_t image_group = task / plan_.tasks_h / plan_.tasks_t;
     const PoolShape& pool = call_.pool;
-    packer_.pack(image_group / call_.conv.groups, image_group % call_.conv.groups, t * pool.stride[0], h * pool.stride[1],
-                 plan_.packed, packed_);
+    if (plan_.packed.image) {
+      const int64_t corner = t * pool.stride[0] * call_.conv.stride[0] * plan_.packed.frame() +
+          h * pool.stride[1] * call_.conv.stride[1] * plan_.packed.row();
+      input_ = static_cast<const Real*>(call_.input) + image_group * plan_.packed.channels * plan_.packed.channel() + corner;
+    } else {
+      packer_.pack(image_group / call_.conv.groups, image_group % call_.conv.groups, t * pool.stride[0], h * pool.stride[1],
+                   plan_.packed, packed_);
+      input_ = packed_;
+    }
     if (plan_.winograd) transform();
     bool finite = true;
     for (int64_t b = 0; b < plan_.blocks && (finite || !plan_.winograd); ++b) {
@@ -257,7 +274,7 @@ class Worker {
     } else {
       MER_FAST_DISPATCH(
           conv_frames,
-          ConvFrames<Real>{packed_ + t * frame_step, prepared_.taps.data(), taps, frame_step,
+          ConvFrames<Real>{input_ + t * frame_step, prepared_.taps.data(), taps, frame_step,
                            call_.conv.stride[1] * plan_.packed.row(), plan_.positions == 1 ? 1 : call_.conv.stride[2] / plan_.packed.phases, weight, out, frames, plan_.conv_rows, plan_.positions},
           plan_.vectors_of(block_));
     }
@@ -411,6 +428,7 @@ class Worker {
   const Real* bias_;
   Packer<Real> packer_;
   Real *packed_, *ring_, *block_bias_, *tiles_, *products_, *scratch_, *values_, *winners_, *turned_;  // in the thread's arena
+  const Real* input_ = nullptr;  // the task's, packed or in place
   std::vector<const Real*> window_;
   int64_t group_ = 0, block_ = 0;  // the block at hand
   int64_t first_frame_ = 0;        // of the window at hand, in this task

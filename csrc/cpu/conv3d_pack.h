@@ -11,11 +11,16 @@ namespace mer_fast {
 
 struct PackedShape {
   int64_t channels, frames, rows, phases, width;  // width of one phase
-  int64_t row() const { return phases * width; }
+  const Triple* image = nullptr;                  // the input's own sides, where it is read in place
+
+  int64_t row() const { return image ? (*image)[2] : phases * width; }
   // A frame's step must not be a multiple of a cache way, or its taps in time would evict each other.
-  int64_t frame() const { return rows * row() + (rows * row() % 512 == 0 ? 16 : 0); }
-  int64_t channel() const { return frames * frame(); }
-  int64_t size() const { return channels * channel() + 64; }  // vectors may be read past the end
+  int64_t frame() const {
+    const int64_t size = (image ? (*image)[1] : rows) * row();
+    return size + (!image && size % 512 == 0 ? 16 : 0);
+  }
+  int64_t channel() const { return (image ? (*image)[0] : frames) * frame(); }
+  int64_t size() const { return image ? 0 : channels * channel() + 64; }  // vectors may be read past the end
 };
 
 // The first tap of output position (t, h) = first stands at input (t, h) * stride - padding.

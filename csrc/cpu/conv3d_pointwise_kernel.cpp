@@ -6,34 +6,34 @@ namespace mer_fast::MER_ISA {
 
 namespace {
 
-constexpr int kMost = 6;                              // outputs side by side in registers
-constexpr int kVectors = kVecRegisters == 32 ? 4 : 2;  // of pixels
+constexpr int kMost = kVecRegisters == 32 ? 8 : 4;  // outputs side by side in registers
+constexpr int kVectors = 3;                         // of pixels
 
 // P outputs by kVectors vectors of pixels.
 template <typename Real, int P>
 inline void outputs_of(const PointwiseFrame<Real>& f, const Real* weight, const Real* bias, int64_t pixel, int64_t place) {
   constexpr int lanes = lanes_of<Real>;
   VecOf<Real> sum[P][kVectors];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
   for (int o = 0; o < P; ++o) {
-#pragma GCC unroll 4
+#pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) sum[o][v] = vsplat(bias[o]);
   }
   for (int64_t k = 0; k < f.num_taps; ++k) {
     const Real* at = f.taps[k] + pixel;
     VecOf<Real> x[kVectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) x[v] = vload(at + v * lanes);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int o = 0; o < P; ++o) {
       const VecOf<Real> w = vsplat(weight[k * f.width + o]);
-#pragma GCC unroll 4
+#pragma GCC unroll 3
       for (int v = 0; v < kVectors; ++v) sum[o][v] += w * x[v];
     }
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 8
   for (int o = 0; o < P; ++o) {
-#pragma GCC unroll 4
+#pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) {
       const int64_t at = place + o * f.out_step + v * lanes;
       if (f.before) sum[o][v] += vload(f.before + at);

@@ -134,7 +134,9 @@ def _gray(clip: Any) -> torch.Tensor:
     if isinstance(clip, np.ndarray) and clip.dtype.kind not in "uif":
         raise MerFastError(f"eyes_and_mouth: clip must be uint8 or float, got {clip.dtype}; convert it with .astype")
     # A copy where NumPy's memory has strides, a byte order or a protection that torch cannot take.
-    frames = torch.from_numpy(np.require(clip, clip.dtype.newbyteorder("="), ["C", "W"])) if isinstance(clip, np.ndarray) else clip
+    if isinstance(clip, np.ndarray):
+        clip = torch.from_numpy(np.require(clip, clip.dtype.newbyteorder("="), ["C", "W"]))
+    frames: torch.Tensor = clip
     if frames.dtype != torch.uint8 and not frames.is_floating_point():
         raise MerFastError(f"eyes_and_mouth: clip must be uint8 or float, got {frames.dtype}; convert it with .astype or .to")
     if frames.dim() not in (3, 4) or (frames.dim() == 4 and frames.shape[1] not in (1, 3)) or not frames.numel():

@@ -86,7 +86,9 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     if output:
         grad = torch.ops.aten.threshold_backward(grad, output[0], 0)
     need = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2]]
-    # The library's: for dense gradients it is at the arithmetic's limit.
+    # The library's: for dense gradients it is at the arithmetic's limit, on a CPU only with channels last.
+    if grad.device.type == "cpu" and weight.shape[1] > 1:
+        input, weight = (t.contiguous(memory_format=torch.channels_last_3d) for t in (input, weight))
     gradients = torch.ops.aten.convolution_backward(
         grad, input, weight, [weight.shape[0]], ctx.stride, ctx.padding, ctx.dilation, False, [0, 0, 0], ctx.groups, need
     )
