@@ -2,6 +2,7 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include "arena.h"
 #include "conv3d_pointwise_kernel.h"
 
 namespace mer_fast {
@@ -25,6 +26,9 @@ void run(const ConvCall& call, const Real* weight, const Real* bias) {
   }
   torch::stable::parallel_for(0, s.batch * s.groups * s.out[0], 1, [&](int64_t begin, int64_t end) {
     std::vector<const Real*> frames;
+    Arena& arena = worker_arena();
+    arena.reserve<Real>({taps * kPointwiseNear});
+    Real* near = arena.take<Real>(taps * kPointwiseNear);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t t = task % s.out[0], image_group = task / s.out[0], group = image_group % s.groups;
       frames.clear();
@@ -44,7 +48,7 @@ void run(const ConvCall& call, const Real* weight, const Real* bias) {
       const PointwiseFrame<Real> frame{
           frames.data(), static_cast<int64_t>(frames.size()), packed.data() + (group * rows * taps + skipped * s.channels) * width,
           s.outputs, width, taps * width, bias + group * s.outputs, call.activation,
-          term(call.before), term(call.after), static_cast<Real*>(call.output) + out, s.out[0] * pixels, pixels};
+          term(call.before), term(call.after), static_cast<Real*>(call.output) + out, s.out[0] * pixels, pixels, near};
       MER_FAST_DISPATCH(pointwise_frame, frame);
     }
   });

@@ -11,7 +11,7 @@ constexpr int kVectors = 3;                         // of pixels
 
 // P outputs by kVectors vectors of pixels.
 template <typename Real, int P>
-inline void outputs_of(const PointwiseFrame<Real>& f, const Real* weight, const Real* bias, int64_t pixel, int64_t place) {
+inline void outputs_of(const PointwiseFrame<Real>& f, const Real* weight, const Real* bias, const Real* near, int64_t place) {
   constexpr int lanes = lanes_of<Real>;
   VecOf<Real> sum[P][kVectors];
 #pragma GCC unroll 8
@@ -20,7 +20,7 @@ inline void outputs_of(const PointwiseFrame<Real>& f, const Real* weight, const 
     for (int v = 0; v < kVectors; ++v) sum[o][v] = vsplat(bias[o]);
   }
   for (int64_t k = 0; k < f.num_taps; ++k) {
-    const Real* at = f.taps[k] + pixel;
+    const Real* at = near + k * kPointwiseNear;
     VecOf<Real> x[kVectors];
 #pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) x[v] = vload(at + v * lanes);
@@ -45,22 +45,34 @@ inline void outputs_of(const PointwiseFrame<Real>& f, const Real* weight, const 
 }
 
 template <typename Real, int P = kMost>
-void outputs_of(int64_t many, const PointwiseFrame<Real>& f, const Real* weight, const Real* bias, int64_t pixel, int64_t place) {
+void outputs_of(int64_t many, const PointwiseFrame<Real>& f, const Real* weight, const Real* bias, const Real* near, int64_t place) {
   if constexpr (P > 1) {
-    if (many < P) return outputs_of<Real, P - 1>(many, f, weight, bias, pixel, place);
+    if (many < P) return outputs_of<Real, P - 1>(many, f, weight, bias, near, place);
   }
-  outputs_of<Real, P>(f, weight, bias, pixel, place);
+  outputs_of<Real, P>(f, weight, bias, near, place);
 }
 
 template <typename Real>
 void frame_of(const PointwiseFrame<Real>& f) {
-  constexpr int64_t at_once = kVectors * lanes_of<Real>;
-  for (int64_t i = 0; i < f.pixels; i += at_once) {
-    const int64_t pixel = i + at_once <= f.pixels ? i : f.pixels - at_once;  // the last repeats some
+  constexpr int64_t lanes = lanes_of<Real>, at_once = kVectors * lanes, stretch = kPointwiseNear / at_once * at_once;
+  for (int64_t begin = 0; begin < f.pixels; begin += stretch) {
+    // The last stretch, and the last piece of one, may begin earlier and repeat some.
+    const int64_t left = f.pixels - begin < stretch ? f.pixels - begin : stretch;
+    const int64_t count = left < at_once ? at_once : left, first = f.pixels - begin < at_once ? f.pixels - at_once : begin;
+    for (int64_t k = 0; k < f.num_taps; ++k) {
+      const Real* from = f.taps[k] + first;
+      Real* near = f.near + k * kPointwiseNear;
+      int64_t i = 0;
+      for (; i + lanes <= count; i += lanes) vstore(near + i, vload(from + i));
+      for (; i < count; ++i) near[i] = from[i];
+    }
     for (int64_t row = 0; row * f.width < f.outputs; ++row) {
-      const int64_t first = row * f.width, many = f.outputs - first < f.width ? f.outputs - first : f.width;
-      // A repeated pixel must not be written before its terms are read, so `before` and `after` are never the output.
-      outputs_of<Real>(many, f, f.weight + row * f.weight_step, f.bias + first, pixel, first * f.out_step + pixel);
+      const int64_t o = row * f.width, many = f.outputs - o < f.width ? f.outputs - o : f.width;
+      for (int64_t i = 0; i < count; i += at_once) {
+        const int64_t pixel = i + at_once <= count ? i : count - at_once;
+        // `before` and `after` are never the output: a repeated pixel is computed from them again.
+        outputs_of<Real>(many, f, f.weight + row * f.weight_step, f.bias + o, f.near + pixel, o * f.out_step + first + pixel);
+      }
     }
   }
 }

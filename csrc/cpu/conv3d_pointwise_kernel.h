@@ -20,7 +20,10 @@ struct PointwiseFrame {
   Real* out;
   int64_t out_step;         // from an output channel to the next
   int64_t pixels;           // at least pointwise_pixels()
+  Real* near;               // num_taps * kPointwiseNear elements: a stretch of every tap's frame, gathered from afar
 };
+
+constexpr int64_t kPointwiseNear = 144;
 
 MER_FAST_DECLARE_KERNEL(void pointwise_frame(const PointwiseFrame<float>& frame))
 MER_FAST_DECLARE_KERNEL(void pointwise_frame(const PointwiseFrame<double>& frame))
