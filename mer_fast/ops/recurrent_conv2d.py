@@ -15,6 +15,7 @@ from ._checks import require, require_count, require_float, require_number
 from ._composed import folded_section, precise, section
 from ._conv import wants_gradient
 from ._recurrent import cast, require_kernel, require_operands, require_shape, runs_reference, without_autocast
+from ._recurrent_step import fused_section, fuses
 
 OP = "recurrent_conv2d"
 NORMS = ("batch", "group", "lrn", None)
@@ -145,7 +146,10 @@ def _composed(
     affine = (one for one in (*norms.norm_weights, *norms.norm_biases) if one is not None)
     in_place = not wants_gradient(input, input_weight, *recurrent_weights, *affine)
     rest = input, input_weight, recurrent_weights, steps, injection
-    if norms.kind == "batch" and not norms.batch_statistics:
+    fixed = norms.kind is None or (norms.kind == "batch" and not norms.batch_statistics)
+    if fixed and in_place and fuses(input, input_weight, *recurrent_weights):
+        y = fused_section(*rest, None if norms.kind is None else norms.folds())
+    elif norms.kind == "batch" and not norms.batch_statistics:
         y = folded_section(*rest, norms.folds(), in_place)
     else:
         # The library's group norm has no vmap rule for channels-last memory.
