@@ -41,7 +41,7 @@ test-sanitized: install
 	  LD_PRELOAD="$(ASAN)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 MER_FAST_ISA=$$isa \
 	    MER_FAST_LIBRARY=$(SANITIZED)/lib/mer_fast/_ops.so \
 	    $(PYTHON) -m pytest tests/test_tim.py tests/test_optical_strain.py tests/test_tvl1_flow.py \
-	      tests/test_conv3d.py tests/test_conv3d_pool.py \
+	      tests/test_conv3d.py tests/test_conv3d_pool.py tests/test_recurrent_step.py \
 	      -k "not compile and not export and not opcheck and not lesser" || exit 1; \
 	done
 

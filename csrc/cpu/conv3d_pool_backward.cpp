@@ -30,6 +30,12 @@ struct PatchLayout {
   int64_t row_elements(int64_t lanes) const { return vectors * lanes; }
 };
 
+// Positions of the padded input under the first `windows` windows along an axis.
+int64_t input_span(const ConvShape& conv, const PoolShape& pool, int d, int64_t windows) {
+  const int64_t positions = (windows - 1) * pool.stride[d] + pool.kernel[d];
+  return (positions - 1) * conv.stride[d] + (conv.kernel[d] - 1) * conv.dilation[d] + 1;
+}
+
 PatchLayout layout_for(const ConvShape& conv, const PoolShape& pool, int64_t lanes) {
   PatchLayout best{};
   int64_t least = 0;
@@ -45,7 +51,7 @@ PatchLayout layout_for(const ConvShape& conv, const PoolShape& pool, int64_t lan
     best.vectors = vectors;
   }
   for (int d = 0; d < 3; ++d) {
-    best.extent[d] = ((pool.out[d] - 1) * pool.stride[d] + pool.kernel[d] - 1) * conv.stride[d] + (conv.kernel[d] - 1) * conv.dilation[d] + 1;
+    best.extent[d] = input_span(conv, pool, d, pool.out[d]);
   }
   const int inner = best.axis < 0 ? 2 : best.axis;
   int64_t step = conv.channels;
@@ -62,14 +68,16 @@ PatchLayout layout_for(const ConvShape& conv, const PoolShape& pool, int64_t lan
   for (int64_t t = 0; t < taps(0); ++t) {
     for (int64_t h = 0; h < taps(1); ++h) {
       for (int64_t w = 0; w < taps(2); ++w) {
-        best.rows.push_back(t * conv.dilation[0] * best.step[0] + h * conv.dilation[1] * best.step[1] + w * conv.dilation[2] * best.step[2]);
+        best.rows.push_back(
+            t * conv.dilation[0] * best.step[0] + h * conv.dilation[1] * best.step[1] + w * conv.dilation[2] * best.step[2]);
       }
     }
   }
   for (int64_t t = 0; t < pool.kernel[0]; ++t) {
     for (int64_t h = 0; h < pool.kernel[1]; ++h) {
       for (int64_t w = 0; w < pool.kernel[2]; ++w) {
-        best.places.push_back(t * conv.stride[0] * best.step[0] + h * conv.stride[1] * best.step[1] + w * conv.stride[2] * best.step[2]);
+        best.places.push_back(
+            t * conv.stride[0] * best.step[0] + h * conv.stride[1] * best.step[1] + w * conv.stride[2] * best.step[2]);
       }
     }
   }
@@ -175,8 +183,7 @@ class Worker {
     const auto bytes = [&] {
       int64_t elements = b.conv.channels;
       for (int d = 0; d < 3; ++d) {
-        const int64_t positions = (box[d] - 1) * b.pool.stride[d] + b.pool.kernel[d] - 1;
-        elements *= positions * b.conv.stride[d] + (b.conv.kernel[d] - 1) * b.conv.dilation[d] + 1;
+        elements *= input_span(b.conv, b.pool, d, box[d]);
       }
       return elements * static_cast<int64_t>(sizeof(Real));
     };
@@ -256,7 +263,7 @@ class Worker {
   void pack(int64_t image, int64_t group, int64_t first, int64_t last) {
     const ConvShape& conv = b_.conv;
     const int64_t from = first * b_.pool.stride[0] * conv.stride[0];
-    const int64_t until = ((last - 1) * b_.pool.stride[0] + b_.pool.kernel[0] - 1) * conv.stride[0] + (conv.kernel[0] - 1) * conv.dilation[0] + 1;
+    const int64_t until = input_span(conv, b_.pool, 0, last);
     for_each_rows(image, group, from, until, [&](int64_t source, int64_t step, int64_t place, int64_t rows, int64_t columns) {
       MER_FAST_DISPATCH(
           transpose_block, Turn<Real>{b_.input + source, rows, columns, columns, step, input_ + place, b_.layout.step[2]});
@@ -352,15 +359,20 @@ std::tuple<Tensor, Tensor, Tensor> conv3d_pool_backward(
     const PatchLayout layout = layout_for(conv, pool, lanes);
     const AsReal<Real> grads(kOp, "grad", grad_any), inputs(kOp, "input", input);
     // The pieces of an image share its input's gradient, so there is but one where that is needed.
-    const int64_t splits = need_input || conv.batch == 0 ? 1 : std::clamp<int64_t>((kPieces + conv.batch - 1) / conv.batch, 1, std::max<int64_t>(pool.out[0], 1));
+    const int64_t wanted_splits = (kPieces + conv.batch - 1) / std::max<int64_t>(conv.batch, 1);
+    const int64_t splits = need_input ? 1 : std::clamp<int64_t>(wanted_splits, 1, std::max<int64_t>(pool.out[0], 1));
+    const int64_t pieces = splits > 1 ? conv.batch * splits : std::min(conv.batch, kPieces);
     Backward<Real> b{conv, pool, layout, type, grads.data(), inputs.data(),
                      static_cast<const uint8_t*>(winners.const_data_ptr()),
-                     need_input && grad_input.numel() > 0 ? grad_input.mutable_data_ptr() : nullptr, need_weight, lanes, splits, splits > 1 ? conv.batch * splits : std::min(conv.batch, kPieces), {}, {}, {}};
+                     need_input && grad_input.numel() > 0 ? grad_input.mutable_data_ptr() : nullptr, need_weight, lanes, splits,
+                     pieces, {}, {}, {}};
     if (b.grad_input) {
       const AsReal<Real> plain(kOp, "weight", weight);
       b.weight.assign(static_cast<size_t>(b.outputs() * b.patch()), Real(0));
       for (int64_t o = 0; o < b.outputs(); ++o) {
-        for_each_tap(b, [&](int64_t tap, int64_t element) { b.weight[static_cast<size_t>(o * b.patch() + element)] = plain.data()[o * conv.taps() + tap]; });
+        for_each_tap(b, [&](int64_t tap, int64_t element) {
+          b.weight[static_cast<size_t>(o * b.patch() + element)] = plain.data()[o * conv.taps() + tap];
+        });
       }
     }
     run(b, need_weight ? &grad_weight : nullptr, need_bias ? &grad_bias : nullptr);

@@ -52,7 +52,9 @@ inline ConvShape conv_shape(
   check_rank(op, "weight", weight, 5);
   MER_FAST_CHECK(is_float(input.scalar_type()), op, ": input must be a float tensor; convert it with .to(torch.float32)");
   check_same_dtype(op, "input", input, "weight", weight);
-  MER_FAST_CHECK(groups >= 1 && weight.size(0) % groups == 0, op, ": weight must have outputs divisible by ", groups, " groups, got ", shape_text(weight));
+  MER_FAST_CHECK(
+      groups >= 1 && weight.size(0) % groups == 0, op, ": weight must have outputs divisible by ", groups, " groups, got ",
+      shape_text(weight));
   MER_FAST_CHECK(
       input.size(1) == weight.size(1) * groups, op, ": input must have ", weight.size(1) * groups, " channels for weight ",
       shape_text(weight), " in ", groups, " group(s), got ", shape_text(input));
