@@ -1,7 +1,5 @@
 #include "conv3d_pool_kernel.h"
 
-#include <limits>
-
 #include "activation.h"
 
 namespace mer_fast::MER_ISA {
@@ -41,7 +39,7 @@ inline Best<Real> largest(const Window<Real>& window) {
     best.squares += value * value;
     if (place == 0) {
       best.value = value;
-      best.second = vsplat(std::numeric_limits<Real>::lowest());
+      best.second = vsplat(static_cast<Real>(-__builtin_inf()));
       return;
     }
     const auto above = value > best.value;

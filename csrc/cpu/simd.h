@@ -1,10 +1,7 @@
-// Vectors as wide as the instruction set this file is compiled for (MER_ISA: generic, avx2 or avx512).
-// Files that include it must not instantiate templates of the standard library: the linker would keep one copy,
-// perhaps the one with instructions that the processor at hand lacks.
+// Names for vectors of float, and what needs instructions of its own. See vec.h for the rule of files that include it.
 #pragma once
 
-#include <cstdint>
-#include <cstring>
+#include "vec.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -12,26 +9,14 @@
 
 namespace mer_fast::MER_ISA {
 
-#if defined(__AVX512F__)
-constexpr int kLanes = 16;
-#elif defined(__AVX2__)
-constexpr int kLanes = 8;
-#else
-constexpr int kLanes = 4;
-#endif
+constexpr int kLanes = lanes_of<float>;
 
-typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
+typedef VecOf<float> Vec;
 typedef int32_t IVec __attribute__((vector_size(kLanes * sizeof(int32_t))));
 
-static inline Vec load(const float* p) {
-  Vec v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-
-static inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
-
-static inline Vec splat(float x) { return Vec{} + x; }
+static inline Vec load(const float* p) { return vload(p); }
+static inline void store(float* p, Vec v) { vstore(p, v); }
+static inline Vec splat(float x) { return vsplat(x); }
 
 // approximate_rsqrt is good to 14 bits, reciprocal, with its Newton step, to 22.
 #if defined(__AVX512F__)

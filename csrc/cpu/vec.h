@@ -1,5 +1,6 @@
-// Vectors of float or double as wide as the instruction set this file is compiled for (as simd.h, for kernels that are
-// templates of the element type). The rule of simd.h holds: no templates of the standard library in such files.
+// Vectors of float or double as wide as the instruction set this file is compiled for (MER_ISA: generic, avx2 or avx512).
+// Files that include it must not instantiate templates of the standard library: the linker would keep one copy,
+// perhaps the one with instructions that the processor at hand lacks.
 #pragma once
 
 #include <cstdint>

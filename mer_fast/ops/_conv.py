@@ -58,8 +58,8 @@ def geometry(
 
 def check_operands(
     op: str, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, shape: Geometry
-) -> None:
-    """Ranks, channels, dtypes and devices agree, and the kernel fits into the padded input."""
+) -> list[int]:
+    """Ranks, channels, dtypes and devices agree, and the kernel fits into the padded input; (T, H, W) of the output."""
     for name, operand, rank in (("input", input, "(N, C, T, H, W)"), ("weight", weight, "(O, C / groups, kt, kh, kw)")):
         require_float(op, name, operand)
         require(operand.dim() == 5, op, name, "must have shape {}, got {}", rank, operand.shape)
@@ -86,6 +86,7 @@ def check_operands(
         min(size) >= 1, op, "weight", "of size {} does not fit into input {} with padding {} and dilation {}",
         weight.shape[2:], input.shape, shape.padding, shape.dilation,
     )  # fmt: skip
+    return size
 
 
 def autocast(

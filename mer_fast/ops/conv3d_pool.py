@@ -70,8 +70,7 @@ def conv3d_pool(
     window = triple(op, "pool_kernel", pool_kernel, 1)
     step = window if pool_stride is None else triple(op, "pool_stride", pool_stride, 1)
     input, weight, bias = autocast(input, weight, bias)
-    check_operands(op, input, weight, bias, shape)
-    size = shape.output_size(input.shape[2:], weight.shape[2:])
+    size = check_operands(op, input, weight, bias, shape)
     for have, want in zip(size, window, strict=True):
         require(have >= want, op, "pool_kernel", "{} is larger than the convolution's output {}", tuple(window), tuple(size))
     if runs_reference(op, input) or beyond_kernels(input, weight, bias):
