@@ -153,8 +153,8 @@ CROP = torch.rand(2, 1, 18, 32, 32)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: models.create("resnet", 3), "name must be one of microexpfusenet, microexpstcnn, .*strcn-g.*, got 'resnet'"),
-        (lambda: models.create(None, 3), "name must be one of microexpfusenet, microexpstcnn, .*strcn-g.*, got None"),
+        (lambda: models.create("resnet", 3), "name must be one of atnet, microexpfusenet, .*strcn-g, ststnet, got 'resnet'"),
+        (lambda: models.create(None, 3), "name must be one of atnet, microexpfusenet, .*strcn-g, ststnet, got None"),
         (lambda: small()(torch.rand(2, 1, 96, 64, 64)), "clip must have frames=18 .* got 96; resample the clip with ops.tim"),
         (lambda: small()(torch.rand(2, 1, 18, 32, 32)), r"clip must have shape \(N, 1, 18, 64, 64\), got \(2, 1, 18, 32, 32\)"),
         (lambda: small()(torch.rand(2, 3, 18, 64, 64)), r"clip must have shape \(N, 1, 18, 64, 64\)"),

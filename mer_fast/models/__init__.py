@@ -1,4 +1,4 @@
-"""The published networks, built on `mer_fast.nn`. All give logits (N, num_classes)."""
+"""The published networks, built on `mer_fast.nn` where it is faster. All give logits (N, num_classes)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from typing import Any
 import torch
 
 from ..errors import MerFastError
+from .atnet import ATNet
 from .microexpfusenet import MicroExpFuseNet
 from .microexpstcnn import MicroExpSTCNN
 from .strcna import STRCNA
 from .strcng import STRCNG
+from .ststnet import STSTNet
 
-__all__ = ["STRCNA", "STRCNG", "MicroExpFuseNet", "MicroExpSTCNN", "create"]
+__all__ = ["STRCNA", "STRCNG", "ATNet", "MicroExpFuseNet", "MicroExpSTCNN", "STSTNet", "create"]
 
 _NETWORKS: dict[str, type[torch.nn.Module]] = {
+    "atnet": ATNet,
     "microexpstcnn": MicroExpSTCNN,
     "microexpfusenet": MicroExpFuseNet,
     "strcn-a": STRCNA,
     "strcn-g": STRCNG,
+    "ststnet": STSTNet,
 }
 
 
@@ -26,7 +30,7 @@ def create(name: str, num_classes: int, **kwargs: Any) -> torch.nn.Module:
     """A network by its name.
 
     Args:
-        name: "microexpstcnn", "microexpfusenet", "strcn-a" or "strcn-g", in any case.
+        name: "strcn-g", "strcn-a", "microexpstcnn", "microexpfusenet", "atnet" or "ststnet", in any case.
         num_classes: how many logits.
         kwargs: of the network's class.
 
