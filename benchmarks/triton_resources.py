@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,12 +18,12 @@ from typing import Any
 import torch
 
 from mer_fast import launchers
-from mer_fast.launchers import _config, conv3d, conv3d_pool
+from mer_fast.launchers import _config, _recurrent, conv3d, conv3d_pool, conv_gru, conv_lstm, recurrent_conv2d
 
 ARCHS = ("sm_80", "sm_90", "sm_100")
-OPERATIONS = {"conv3d": conv3d, "conv3d_pool": conv3d_pool}
+NO_PRODUCT = "no product"
 
-Resources = dict[str, Any]  # registers, stack, shared, tensor_cores: the instruction that its products use, or None
+Resources = dict[str, Any]  # registers, stack, shared, tensor_cores: the instruction of its products, None, or NO_PRODUCT
 Kernels = dict[str, dict[str, Resources]]  # kernel -> architecture -> resources
 
 # width: input, weight, padding, pool. One gray clip and long kernels, as in MicroExpSTCNN; many channels and small kernels.
@@ -30,6 +31,8 @@ SHAPES = {
     "narrow": ((2, 1, 24, 16, 16), (32, 1, 15, 3, 3), (0, 0, 0), (3, 3, 3)),
     "wide": ((2, 64, 6, 14, 14), (64, 64, 3, 3, 3), (1, 1, 1), (1, 2, 2)),
 }
+# width: input (N, C, H, W) and outputs of a section, or hidden channels of a cell.
+RECURRENT = {"narrow": ((2, 3, 12, 12), 32), "wide": ((2, 64, 12, 12), 64)}
 TENSOR_CORES = {"tcgen05": r"\btcgen05\.mma\b", "wgmma": r"\bwgmma\.mma_async\b", "mma": r"\bmma\.sync\b"}
 
 
@@ -71,42 +74,105 @@ def resources(compiled: Any) -> Resources:
         "registers": registers,
         "stack": stack + local,
         "shared": compiled.metadata.shared,
-        "tensor_cores": tensor_cores(compiled.asm["ptx"]),
+        "tensor_cores": tensor_cores(compiled.asm["ptx"]) if "tt.dot" in compiled.asm["ttir"] else NO_PRODUCT,
     }
 
 
-def launched(precision: str, width: str, activation: str) -> None:
-    """Every launch of conv3d, conv3d_pool and its gradients at one configuration."""
+def most(one: Resources | None, other: Resources) -> Resources:
+    """What two variants of a kernel need; their products use tensor cores only if both variants' do."""
+    if one is None:
+        return other
+    products = [r["tensor_cores"] for r in (one, other) if r["tensor_cores"] != NO_PRODUCT]
+    need = {key: max(one[key], other[key]) for key in ("registers", "stack", "shared")}
+    return {**need, "tensor_cores": min(products, key=lambda name: name is not None, default=NO_PRODUCT)}
+
+
+# --- every launch of an op at one configuration -------------------------------------------------------------------------
+def launch_conv3d(dtype: torch.dtype, width: str, activation: str) -> None:
+    shape, kernel, padding, _ = SHAPES[width]
+    input, weight, bias = (torch.zeros(s, dtype=dtype) for s in (shape, kernel, kernel[:1]))
+    conv3d.conv3d(input, weight, bias, (1, 1, 1), padding, (1, 1, 1), 1, activation, False)
+
+
+def launch_conv3d_pool(dtype: torch.dtype, width: str, activation: str) -> None:
     shape, kernel, padding, pool = SHAPES[width]
-    dtype = getattr(torch, "float32" if precision == "tf32" else precision)
-    torch.backends.cudnn.conv.fp32_precision = "tf32" if precision == "tf32" else "ieee"
     input, weight, bias = (torch.zeros(s, dtype=dtype) for s in (shape, kernel, kernel[:1]))
     arguments = (1, 1, 1), padding, (1, 1, 1), 1
-    conv3d.conv3d(input, weight, bias, *arguments, activation, False)
     output, winners = conv3d_pool.conv3d_pool(input, weight, bias, *arguments, activation, pool, pool, True, False)
     if activation == "relu":  # the backward kernels know no activation
         conv3d_pool.conv3d_pool_backward(output, winners, input, weight, *arguments, pool, pool, True, True, False)
 
 
-def compile_for(arch: str, precision: str) -> dict[str, Kernels]:
+def launch_recurrent_conv2d(dtype: torch.dtype, width: str, _: str) -> None:
+    (batch, channels, *size), outputs = RECURRENT[width]
+    recurrent, norm = torch.zeros(1, outputs, outputs, 3, 3, dtype=dtype), torch.ones(3, outputs)
+    for injection, inputs in (("feedforward", channels), ("input", outputs)):
+        input, first = torch.zeros(batch, inputs, *size, dtype=dtype), torch.zeros(outputs, inputs, 3, 3, dtype=dtype)
+        recurrent_conv2d.recurrent_conv2d(input, first, recurrent, norm, norm, 2, injection, False)
+        for normalise in (True, False):
+            affine = (norm, norm) if normalise else (None, None)
+            rest = 2, injection, normalise, 1e-5
+            output, *kept = recurrent_conv2d.recurrent_conv2d_train(input, first, recurrent, *affine, *rest, False)
+            recurrent_conv2d.recurrent_conv2d_backward(output, input, first, recurrent, *affine, *kept, *rest, True, False)
+
+
+def _cell(dtype: torch.dtype, width: str, gates: int) -> tuple[torch.Tensor, ...]:
+    """Input, weights, bias and a state."""
+    (batch, channels, *size), hidden = RECURRENT[width]
+    shapes = (2, batch, channels, *size), (gates * hidden, channels, 3, 3), (gates * hidden, hidden, 3, 3), (gates * hidden,)
+    return tuple(torch.zeros(s, dtype=dtype) for s in (*shapes, (batch, hidden, *size)))
+
+
+def launch_conv_lstm(dtype: torch.dtype, width: str, _: str) -> None:
+    input, ih, hh, bias, state = _cell(dtype, width, 4)
+    peephole, lengths = torch.zeros(3, hh.shape[1], 1, 1, dtype=dtype), torch.tensor([2, 1])
+    for rest in ((bias, None, state, state, None), (bias, peephole, state, state, lengths)):
+        *results, gates, states = conv_lstm.conv_lstm(input, ih, hh, *rest, False, 1, True, False)
+        conv_lstm.conv_lstm_backward(*results, input, ih, hh, *rest, gates, states, False, 1, True, False)
+
+
+def launch_conv_gru(dtype: torch.dtype, width: str, _: str) -> None:
+    input, ih, hh, bias, state = _cell(dtype, width, 3)
+    for lengths in (None, torch.tensor([2, 1])):
+        rest = bias, bias, state, lengths
+        *results, gates, states = conv_gru.conv_gru(input, ih, hh, *rest, False, 1, True, False)
+        conv_gru.conv_gru_backward(*results, input, ih, hh, *rest, gates, states, False, 1, True, False)
+
+
+# op: its launches, and the activations that its kernels know
+OPERATIONS: dict[str, tuple[Callable[[torch.dtype, str, str], None], tuple[str, ...]]] = {
+    "conv3d": (launch_conv3d, ("relu", "gelu")),
+    "conv3d_pool": (launch_conv3d_pool, ("relu", "gelu")),
+    "recurrent_conv2d": (launch_recurrent_conv2d, ("relu",)),
+    "conv_lstm": (launch_conv_lstm, ("relu",)),
+    "conv_gru": (launch_conv_gru, ("relu",)),
+}
+MODULES = (_recurrent, conv3d, conv3d_pool, conv_gru, conv_lstm, recurrent_conv2d)
+
+
+def compile_for(arch: str, precision: str, ops: Collection[str] = tuple(OPERATIONS)) -> dict[str, Kernels]:
     """op -> kernel -> architecture -> resources, at one precision."""
     import triton
 
     triton.runtime.driver.set_active(AbsentGpu(arch))
-    found: dict[str, Kernels] = {op: {} for op in OPERATIONS}
-    label = ""
+    found: dict[str, Kernels] = {op: {} for op in ops}
+    label, of_op = "", found[next(iter(ops))]
 
     def only_compile(kernel: Any, blocks: int, *arguments: Any, **constants: Any) -> None:
         compiled = kernel.warmup(*arguments, **constants, **launchers.COMPILER, grid=(blocks,))
-        op = "conv3d" if kernel.__name__ == "conv3d" else "conv3d_pool"
-        found[op][kernel.__name__ + label] = {arch: resources(compiled)}
+        before = of_op.setdefault(kernel.__name__ + label, {})
+        before[arch] = most(before.get(arch), resources(compiled))
 
-    for module in OPERATIONS.values():
+    for module in MODULES:
         module.launch = only_compile  # type: ignore[attr-defined]
-    for width in SHAPES:
-        for activation in ("relu", "gelu"):
-            label = f"<{precision}, {width}{', gelu' if activation == 'gelu' else ''}>"
-            launched(precision, width, activation)
+    dtype = getattr(torch, "float32" if precision == "tf32" else precision)
+    torch.backends.cudnn.conv.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    for op in ops:
+        of_op, (launches, activations) = found[op], OPERATIONS[op]
+        for width in _config.WIDTHS:
+            for activation in activations:
+                label = f"<{precision}, {width}{', gelu' if activation == 'gelu' else ''}>"
+                launches(dtype, width, activation)
     return found
 
 
@@ -132,5 +198,5 @@ def misused_tensor_cores(found: dict[str, Kernels]) -> list[str]:
         for op, kernels in found.items()
         for kernel, by_arch in kernels.items()
         for arch, r in by_arch.items()
-        if "tensor_cores" in r and (r["tensor_cores"] is None) == ("<float32" not in kernel)
+        if r.get("tensor_cores", NO_PRODUCT) != NO_PRODUCT and (r["tensor_cores"] is None) == ("<float32" not in kernel)
     ]

@@ -27,9 +27,46 @@ STABLE_TORCH_LIBRARY(mer_fast, m) {
       "conv3d_pool_backward(Tensor grad, Tensor winners, Tensor input, Tensor weight, int[] stride, int[] padding, "
       "int[] dilation, int groups, int[] pool_kernel, int[] pool_stride, bool need_input, bool need_weight, bool need_bias) "
       "-> (Tensor, Tensor, Tensor)");
-  // one step of a recurrent convolution: input (N, C, H, W), weight (O, C, kh, kw) with odd sides, shift (O), before and after
-  // (N, O, H, W) -> activation(conv(input) + shift + before) + after, same height and width
+  // A section of recurrent convolutions on input (N, C, H, W): convolutions with input_weight (K, C, a, b) and recurrent_weights
+  // (1 or steps, K, K, kh, kw), each followed by ReLU(scale_k * z + shift_k), scale and shift (steps + 1, K) float32;
+  // injection "feedforward" adds the convolved input to every z, "input" adds the input before every convolution -> (N, K, H, W)
   m.def(
-      "recurrent_step(Tensor input, Tensor weight, Tensor? shift, Tensor? before, Tensor? after, str activation, bool exact) "
-      "-> Tensor");
+      "recurrent_conv2d(Tensor input, Tensor input_weight, Tensor recurrent_weights, Tensor? scale, Tensor? shift, int steps, "
+      "str injection, bool exact) -> Tensor");
+  // The same with batch statistics -> (output, maps, statistics): what goes into each norm, (steps + 1, N, H, W, K), and its mean
+  // and biased variance, (steps + 1, 2, K) float32; norm_weight and norm_bias (steps + 1, K) float32. Without `normalise` it is
+  // ReLU alone, and statistics are empty.
+  m.def(
+      "recurrent_conv2d_train(Tensor input, Tensor input_weight, Tensor recurrent_weights, Tensor? norm_weight, Tensor? norm_bias, "
+      "int steps, str injection, bool normalise, float eps, bool exact) -> (Tensor, Tensor, Tensor)");
+  // grad of the output -> gradients of input (empty unless needed), input_weight, recurrent_weights, norm_weight, norm_bias (empty
+  // where there is none)
+  m.def(
+      "recurrent_conv2d_backward(Tensor grad, Tensor input, Tensor input_weight, Tensor recurrent_weights, Tensor? norm_weight, "
+      "Tensor? norm_bias, Tensor maps, Tensor statistics, int steps, str injection, bool normalise, float eps, bool need_input, "
+      "bool exact) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // A convolutional LSTM over input (T, N, C, H, W), gates i, f, g, o; weight_ih (4D, C, kh, kw), weight_hh (4D, D, kh, kw),
+  // bias (4D), peephole (3, D, 1, 1), h0 and c0 (N, D, H, W), lengths (N) int64 -> (output (T, N, D, H, W), h, c, gates, states).
+  // For the gradient, unless `segment` is 0: states (ceil(T / segment), 2, N, H, W, D) float32, h and c before every segment-th step
+  // (in the order in which the steps run), and, if keep_gates, gates (T, N, H, W, 4D) behind their activations; else empty.
+  m.def(
+      "conv_lstm(Tensor input, Tensor weight_ih, Tensor weight_hh, Tensor? bias, Tensor? peephole, Tensor? h0, Tensor? c0, "
+      "Tensor? lengths, bool reverse, int segment, bool keep_gates, bool exact) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // gradients of output, h and c -> those of input (empty unless need_input), weight_ih, weight_hh, bias, peephole, h0, c0 (empty
+  // where there is none)
+  m.def(
+      "conv_lstm_backward(Tensor grad_output, Tensor grad_h, Tensor grad_c, Tensor input, Tensor weight_ih, Tensor weight_hh, "
+      "Tensor? bias, Tensor? peephole, Tensor? h0, Tensor? c0, Tensor? lengths, Tensor gates, Tensor states, bool reverse, "
+      "int segment, bool need_input, bool exact) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // A convolutional GRU: gates r, z, n, weights (3D, ...), biases (3D); the gates kept are r, z, n and the state's share of n,
+  // W_hn h + b_hn; states (ceil(T / segment), N, H, W, D) float32, h before every segment-th step -> (output, h, gates, states)
+  m.def(
+      "conv_gru(Tensor input, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? h0, Tensor? lengths, "
+      "bool reverse, int segment, bool keep_gates, bool exact) -> (Tensor, Tensor, Tensor, Tensor)");
+  // -> gradients of input, weight_ih, weight_hh, bias_ih, bias_hh, h0, as above
+  m.def(
+      "conv_gru_backward(Tensor grad_output, Tensor grad_h, Tensor input, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
+      "Tensor? bias_hh, Tensor? h0, Tensor? lengths, Tensor gates, Tensor states, bool reverse, int segment, bool need_input, bool exact) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

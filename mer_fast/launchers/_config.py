@@ -46,6 +46,40 @@ DEFAULTS: dict[str, dict[str, tuple[Config, Config, Config]]] = {
         "narrow": (Config(32, 32, 16, 4, 2), Config(64, 32, 16, 4, 2), Config(64, 32, 32, 8, 2)),
         "wide": (Config(32, 64, 16, 4, 2), Config(64, 64, 16, 8, 2), Config(64, 64, 32, 8, 2)),
     },
+    "recurrent_conv2d_step": {
+        "narrow": (Config(64, 32, 16, 4, 2), Config(64, 32, 32, 4, 3), Config(64, 32, 32, 4, 3)),
+        "wide": (Config(64, 64, 16, 4, 2), Config(128, 64, 32, 8, 3), Config(128, 64, 32, 8, 3)),
+    },
+    "recurrent_conv2d_train": {
+        "narrow": (Config(64, 32, 16, 4, 2), Config(64, 32, 32, 4, 3), Config(64, 32, 32, 4, 3)),
+        "wide": (Config(64, 64, 16, 4, 2), Config(128, 64, 32, 8, 3), Config(128, 64, 32, 8, 3)),
+    },
+    "conv_lstm_step": {  # columns of each of the four gates
+        "narrow": (Config(32, 16, 16, 4, 2), Config(64, 16, 16, 4, 3), Config(64, 16, 32, 4, 3)),
+        "wide": (Config(32, 32, 16, 4, 2), Config(64, 32, 32, 4, 3), Config(64, 32, 64, 4, 3)),
+    },
+    "conv_lstm_gradient": {
+        "narrow": (Config(32, 16, 16, 4, 2), Config(64, 16, 32, 4, 3), Config(64, 16, 32, 4, 3)),
+        "wide": (Config(32, 32, 16, 4, 2), Config(64, 32, 32, 8, 3), Config(64, 32, 64, 8, 3)),
+    },
+    "conv_gru_step": {  # columns of each of the three gates
+        "narrow": (Config(32, 16, 16, 4, 2), Config(64, 16, 16, 4, 3), Config(64, 16, 32, 4, 3)),
+        "wide": (Config(32, 32, 16, 4, 2), Config(64, 32, 32, 4, 3), Config(64, 32, 32, 4, 3)),
+    },
+    "conv_gru_gradient": {
+        "narrow": (Config(32, 16, 16, 4, 2), Config(64, 16, 32, 4, 3), Config(64, 16, 32, 4, 3)),
+        "wide": (Config(32, 32, 16, 4, 2), Config(64, 32, 32, 4, 3), Config(64, 32, 64, 4, 3)),
+    },
+    "first_state_gradient": {
+        "narrow": (Config(64, 32, 16, 4, 2), Config(64, 32, 32, 4, 3), Config(64, 32, 32, 4, 3)),
+        "wide": (Config(64, 64, 16, 4, 2), Config(64, 64, 32, 4, 3), Config(64, 64, 64, 4, 3)),
+    },
+    # Without products. Where they are cut by rows and columns, by both; else `rows` is a block of elements.
+    **{
+        f"recurrent_conv2d_{name}": {"narrow": (Config(64, 32, 1, 4, 1),) * 3, "wide": (Config(32, 64, 1, 4, 1),) * 3}
+        for name in ("statistics", "state", "sums", "gradient")
+    },
+    **{name: dict.fromkeys(WIDTHS, (Config(512, 1, 1, 4, 1),) * 3) for name in ("conv_lstm_replay", "conv_gru_replay")},
 }
 
 

@@ -8,25 +8,33 @@ from typing import Any
 
 import torch
 
-from ..backends import current_backend
+from ..backends import current_backend, runs_reference, why_not
 from ..errors import BackendError
 from ._checks import require, require_count, require_float
-from ._conv import autocast
+from ._conv import autocast, beyond_kernels
 
 Lengths = torch.Tensor | Sequence[int]
 Named = dict[str, torch.Tensor | None]
 
 
-def runs_reference(op: str) -> bool:
-    """Whether the reference was asked for; the composition of the library's convolutions runs otherwise.
+def chosen(op: str, input: torch.Tensor, operands: Sequence[torch.Tensor | None], reason: str | None) -> str:
+    """How an op runs: "reference", "kernel", or "composed" of the library's convolutions where no kernel serves it.
+
+    Args:
+        reason: why no kernel serves these arguments on this device, or None.
 
     Raises:
-        BackendError: a kernel was asked for, and the op has none.
+        BackendError: a kernel was asked for by name, and does not serve them.
     """
+    if reason is None and beyond_kernels(*operands):
+        reason = "it has no derivatives of torch.func and forward mode"
     wanted = current_backend()
-    if wanted in ("auto", "reference"):
-        return wanted == "reference"
-    raise BackendError(f'{op}: no {wanted} kernel (not written); leave the backend at "auto", or take "reference"')
+    if reason is None or wanted == "reference":
+        return "reference" if runs_reference(op, input) else "kernel"
+    if wanted == "auto":
+        return "composed"
+    reason = why_not(op, wanted, input.device.type) or reason
+    raise BackendError(f'{op}: no {wanted} kernel ({reason}); leave the backend at "auto", or take "reference"')
 
 
 def cast(input: torch.Tensor, *operands: torch.Tensor | None) -> tuple[Any, ...]:

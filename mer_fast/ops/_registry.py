@@ -18,4 +18,7 @@ OPS: dict[str, Op] = {
     "tim": Op(("cpu", "cuda")),
     "conv3d": Op(("cpu", "triton")),
     "conv3d_pool": Op(("cpu", "triton"), backward=("conv3d_pool_backward",)),
+    "recurrent_conv2d": Op(("cpu", "triton"), backward=("recurrent_conv2d_train", "recurrent_conv2d_backward")),
+    "conv_lstm": Op(("cpu", "triton"), backward=("conv_lstm_backward",)),
+    "conv_gru": Op(("cpu", "triton"), backward=("conv_gru_backward",)),
 }

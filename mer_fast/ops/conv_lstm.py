@@ -6,16 +6,17 @@ import torch
 
 from .. import reference
 from ..reference.conv_lstm import running
+from ._cell_kernels import Tensors, register_cell, run, why_not_kernel
 from ._composed import lstm_segment, over_time
-from ._conv import wants_gradient
+from ._conv import exact, wants_gradient
 from ._recurrent import (
     Lengths,
     cast,
     check_cell,
     check_lengths,
+    chosen,
     require_operands,
     require_shape,
-    runs_reference,
     without_autocast,
 )
 
@@ -49,11 +50,14 @@ def conv_lstm(
             zero, and the states are those at its end; what the input holds there is not used. On a GPU, and in compiled code,
             values are not checked, and those out of range count as 0 or T.
         reverse: from the last step (of each sequence) to the first.
-        checkpoint: keep states only at every sqrt(T)-th step for the backward pass, which computes the steps between again.
+        checkpoint: keep only states, at every fourth step, for the backward pass, which computes the gates again.
 
     Returns:
         output (T, N, hidden, H, W), and the last h and c (N, hidden, H, W), in the dtype of `input`; under autocast in
-        autocast's. Below float32 states and gates are float32 inside. Differentiable, also twice.
+        autocast's. Below float32 states and gates are float32 inside. Differentiable, also twice. One kernel
+        runs all steps: on a CPU in float32 (3x3 and 5x5 kernels as Winograd convolutions, except under
+        `torch.use_deterministic_algorithms(True)`), on a GPU in every dtype. The rest (other dtypes on a CPU, kernels of two
+        sizes, very many channels, torch.func's derivatives) runs the library's convolutions.
 
     Raises:
         MerFastError: no steps, operands, states or lengths that do not fit, even kernels, mixed dtypes or devices.
@@ -68,16 +72,34 @@ def conv_lstm(
     require_operands(op, input, {"peephole": peephole})
     require_shape(op, "peephole", peephole, (3, hidden, 1, 1), (3, hidden, *input.shape[3:]))
     ends = check_lengths(op, input, lengths)
+    operands = input, weight_ih, weight_hh, bias, peephole, h0, c0
+    gradient = wants_gradient(*operands)
+    reason = why_not_kernel(input, weight_ih, weight_hh)
+    if peephole is not None and peephole.shape[2:] != (1, 1):
+        reason = "for peepholes of one weight a channel"
     with without_autocast(input):
-        if runs_reference(op):
+        how = chosen(op, input, operands, reason)
+        if how == "reference":
             return reference.conv_lstm(
                 input, weight_ih, weight_hh, bias, peephole=peephole, h0=h0, c0=c0, lengths=ends, reverse=reverse
             )
-        gradient = wants_gradient(input, weight_ih, weight_hh, bias, peephole, h0, c0)
-        segment = lstm_segment(weight_ih, weight_hh, bias, peephole, reverse=reverse, in_place=not gradient)
-        values = input.shape[1] * weight_hh.shape[0] * input.shape[3] * input.shape[4]
-        output, (h, c) = over_time(
-            segment, input, (h0, c0), running(input, ends), values, reverse=reverse, gradient=gradient, checkpoint=checkpoint
-        )
-        assert h is not None and c is not None
-        return output, h.contiguous(), c.to(input.dtype).contiguous()
+        if how == "kernel":
+            return run(op, operands, ends, reverse, gradient, checkpoint, exact())[:3]  # type: ignore[return-value]
+        return _composed(operands, ends, reverse, gradient, checkpoint)
+
+
+def _composed(
+    operands: Tensors, ends: torch.Tensor | None, reverse: bool, gradient: bool = True, checkpoint: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    input, weight_ih, weight_hh, bias, peephole, h0, c0 = operands
+    assert input is not None and weight_ih is not None and weight_hh is not None
+    segment = lstm_segment(weight_ih, weight_hh, bias, peephole, reverse=reverse, in_place=not gradient)
+    values = input.shape[1] * weight_hh.shape[0] * input.shape[3] * input.shape[4]
+    output, (h, c) = over_time(
+        segment, input, (h0, c0), running(input, ends), values, reverse=reverse, gradient=gradient, checkpoint=checkpoint
+    )
+    assert h is not None and c is not None
+    return output, h.contiguous(), c.to(input.dtype).contiguous()
+
+
+register_cell("conv_lstm", states=2, gates=4, operands=7, plain=_composed)

@@ -14,8 +14,8 @@ from ..reference.recurrent_conv2d import response_norm
 from ._checks import require, require_count, require_float, require_number
 from ._composed import folded_section, precise, section
 from ._conv import wants_gradient
-from ._recurrent import cast, require_kernel, require_operands, require_shape, runs_reference, without_autocast
-from ._recurrent_step import fused_section, fuses
+from ._recurrent import cast, chosen, require_kernel, require_operands, require_shape, without_autocast
+from ._recurrent_section import fixed_section, trained_section, why_not_kernel
 
 OP = "recurrent_conv2d"
 NORMS = ("batch", "group", "lrn", None)
@@ -64,7 +64,10 @@ def recurrent_conv2d(
         pool: kernel and stride of a closing max-pool, a number or (h, w); None for none.
 
     Returns:
-        (N, K, H', W') in the dtype of `input`; under autocast in autocast's. Differentiable, also twice.
+        (N, K, H', W') in the dtype of `input`, contiguous; under autocast in autocast's. Differentiable, also twice. With
+        norm "batch" or None one kernel runs the section: on a CPU in float32 with at most 256 channels (3x3 and 5x5 kernels
+        as Winograd convolutions, except under `torch.use_deterministic_algorithms(True)`), on a GPU in 32 and 16 bits. The
+        rest, gradients through running statistics and torch.func's derivatives run the library's convolutions.
 
     Raises:
         MerFastError: zero steps, operands that do not fit each other, even kernels, mixed dtypes or devices, an unknown
@@ -87,8 +90,13 @@ def recurrent_conv2d(
         values = input.shape[0] * input.shape[2] * input.shape[3]
         require(values != 1, OP, "input", "must have more than one value a channel in training, got {}", input.shape)
     window = _window(pool, input)
+    affine = [one for name in ("norm_weights", "norm_biases") for one in lists[name] or ()]
+    operands = [input, input_weight, *recurrent_weights, *affine]
+    gradient = wants_gradient(*operands)
+    reason = why_not_kernel(input, input_weight.shape[0], norm, gradient, batch_statistics)
     with without_autocast(input):
-        if runs_reference(OP):
+        how = chosen(OP, input, operands, reason)
+        if how == "reference":
             return reference.recurrent_conv2d(
                 input, input_weight, recurrent_weights, steps=steps, injection=injection, norm=norm, norm_weights=norm_weights,
                 norm_biases=norm_biases, running_means=running_means, running_vars=running_vars, training=batch_statistics,
@@ -96,7 +104,9 @@ def recurrent_conv2d(
             )  # fmt: skip
         each: dict[str, Any] = {name: [None] * (steps + 1) if one is None else list(one) for name, one in lists.items()}
         norms = Norms(norm, **each, batch_statistics=batch_statistics, momentum=momentum, eps=eps, groups=groups)
-        return _composed(input, input_weight, recurrent_weights, steps, injection, norms, window)
+        run = _fused if how == "kernel" else _composed
+        y = run(input, input_weight, recurrent_weights, steps, injection, norms, gradient)
+        return y if window is None else F.max_pool2d(y, window)
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,13 @@ class Norms:
             folds.append((scale, shift if bias is None else shift + bias))
         return folds
 
+    def keep(self, statistics: torch.Tensor, values: int) -> None:
+        """Moves the running statistics towards a batch's means and biased variances, (states, 2, K), of so many values."""
+        for mean, var, (new_mean, new_var) in zip(self.running_means, self.running_vars, statistics.detach(), strict=True):
+            if mean is not None and var is not None:
+                mean.lerp_(new_mean.to(mean.dtype), self.momentum)
+                var.lerp_((new_var * (values / max(1, values - 1))).to(var.dtype), self.momentum)
+
     def activated(self, z: torch.Tensor, k: int, in_place: bool) -> torch.Tensor:
         """What goes into state k, normalised and rectified."""
         relu = F.relu_ if in_place else F.relu
@@ -139,25 +156,32 @@ class Norms:
         return response_norm(relu(z)) if self.kind == "lrn" else relu(z)
 
 
+def _fused(
+    input: torch.Tensor, input_weight: torch.Tensor, recurrent_weights: Tensors, steps: int, injection: str, norms: Norms,
+    gradient: bool,
+) -> torch.Tensor:  # fmt: skip
+    rest = input, input_weight, recurrent_weights, steps, injection
+    if not norms.batch_statistics and not gradient:
+        return fixed_section(*rest, None if norms.kind is None else norms.folds())
+    y, statistics = trained_section(*rest, norms.batch_statistics, norms.norm_weights, norms.norm_biases, norms.eps)
+    if norms.batch_statistics:
+        norms.keep(statistics, input.numel() // max(1, input.shape[1]))
+    return y
+
+
 def _composed(
     input: torch.Tensor, input_weight: torch.Tensor, recurrent_weights: Tensors, steps: int, injection: str, norms: Norms,
-    pool: list[int] | None,
+    gradient: bool,
 ) -> torch.Tensor:  # fmt: skip
-    affine = (one for one in (*norms.norm_weights, *norms.norm_biases) if one is not None)
-    in_place = not wants_gradient(input, input_weight, *recurrent_weights, *affine)
+    in_place = not gradient
     rest = input, input_weight, recurrent_weights, steps, injection
-    fixed = norms.kind is None or (norms.kind == "batch" and not norms.batch_statistics)
-    if fixed and in_place and fuses(input, input_weight, *recurrent_weights):
-        y = fused_section(*rest, None if norms.kind is None else norms.folds())
-    elif norms.kind == "batch" and not norms.batch_statistics:
+    if norms.kind == "batch" and not norms.batch_statistics:
         y = folded_section(*rest, norms.folds(), in_place)
     else:
         # The library's group norm has no vmap rule for channels-last memory.
         y = section(*rest, lambda z, k: norms.activated(z, k, in_place), in_place, keep_layout=norms.kind == "group")
-    if pool is not None:
-        y = F.max_pool2d(y, pool)
-    # Code behind the layer may take a view of it, as behind a convolution of input with that layout.
-    return y if input.stride(1) == 1 and input.shape[1] > 1 else y.contiguous()
+    # Code behind the layer may take a view of it.
+    return y.contiguous()
 
 
 def _check_operands(input: torch.Tensor, input_weight: torch.Tensor, recurrent_weights: Tensors, injection: str) -> None:

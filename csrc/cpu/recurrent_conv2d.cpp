@@ -1,0 +1,199 @@
+// torch.ops.mer_fast.recurrent_conv2d on a CPU: a section whose norms are fixed, each image's states one after another.
+#include "recurrent_conv2d.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <atomic>
+
+namespace mer_fast {
+namespace {
+
+constexpr const char* kOp = "recurrent_conv2d";
+
+class Inference {
+ public:
+  Inference(const Section& s, const std::vector<float>& scale, const std::vector<float>& shift, float* output, bool exact)
+      : s_(s), scale_(scale), shift_(shift), output_(output),
+        first_grid_(s.first_filter(exact), s.height, s.width, s.padded_channels(), s.padded_maps(), shares(s)),
+        grid_(s.filter(exact), s.height, s.width, s.padded_maps(), s.padded_maps(), shares(s)),
+        first_bank_(bank_for(first_grid_.filter, s.maps, s.channels, false)),
+        banks_(static_cast<size_t>(s.recurrent_weights.size(0)), bank_for(grid_.filter, s.maps, s.maps, false)) {
+    shared_arena().reserve<float>({first_bank_.elements() + banks_[0].elements() * s.recurrent_weights.size(0)});
+    first_bank_.place(shared_arena());
+    fill_bank(first_bank_, s.first_weight(), s.maps, s.channels, first_grid_.filter.taps(), false);
+    for (size_t k = 0; k < banks_.size(); ++k) {
+      banks_[k].place(shared_arena());
+      fill_bank(banks_[k], s.weight(static_cast<int64_t>(k)), s.maps, s.maps, grid_.filter.taps(), false);
+    }
+  }
+
+  // False where something was not finite, which Winograd's transforms spread.
+  bool run() {
+    const Band first(first_grid_, s_.padded_channels(), first_bank_.widest()), rest(grid_, s_.padded_maps(), banks_[0].widest());
+    const int64_t turned = grid_.width * s_.padded_maps() * std::max(grid_.filter.m ? grid_.filter.m : grid_.band_rows, int64_t{1});
+    slots_.reserve(first.elements() + rest.elements() + turned + image_elements() + 64);
+    for (int64_t i = 0; i < slots_.count(); ++i) {
+      workers_.push_back({first, rest, nullptr});
+      Worker& w = workers_.back();
+      w.first.place(slots_.arena(i));
+      w.rest.place(slots_.arena(i));
+      w.turned = slots_.arena(i).take<float>(turned);
+      images_.push_back(place_image(slots_.arena(i)));
+    }
+    if (s_.batch >= slots_.count()) {
+      slots_.share(s_.batch, [&](int64_t slot, int64_t begin, int64_t end) {
+        for (int64_t n = begin; n < end && finite_; ++n) {
+          run_image(n, images_[static_cast<size_t>(slot)], workers_[static_cast<size_t>(slot)]);
+        }
+      });
+    } else {
+      for (int64_t n = 0; n < s_.batch && finite_; ++n) share_image(n, images_[0]);
+    }
+    return finite_;
+  }
+
+ private:
+  struct Worker {
+    Band first, rest;
+    float* turned;
+  };
+  struct Image {
+    Map input, states[2];
+    float* fed_forward;  // the convolved input, for every step
+  };
+
+  // Bands of an image: as many as threads, where these are more than the images.
+  int64_t shares(const Section& s) const { return s.batch < slots_.count() ? slots_.count() : 1; }
+
+  int64_t image_elements() const {
+    const int64_t maps = grid_.map_elements(s_.padded_maps());
+    return first_grid_.map_elements(s_.padded_channels()) + 2 * maps + (s_.fed ? 0 : s_.plane() * s_.padded_maps()) + 64;
+  }
+  Image place_image(Arena& arena) const {
+    const auto map = [&](const Grid& grid, int64_t channels) {
+      return Map(arena.take<float>(grid.map_elements(channels)), grid, channels);
+    };
+    Image image{map(first_grid_, s_.padded_channels()), {map(grid_, s_.padded_maps()), map(grid_, s_.padded_maps())}, nullptr};
+    image.input.clear_border();
+    for (Map& state : image.states) state.clear_border();
+    if (!s_.fed) image.fed_forward = arena.take<float>(s_.plane() * s_.padded_maps());
+    return image;
+  }
+
+  // An image by one thread: each band as soon as the rows that it needs are there, so that they are still in the cache.
+  struct Progress {
+    int64_t input_rows = 0;
+    std::vector<int64_t> bands;  // of each state
+  };
+
+  void run_image(int64_t n, Image& image, Worker& w) {
+    Progress progress{0, std::vector<int64_t>(static_cast<size_t>(s_.steps + 1), 0)};
+    advance(n, image, w, progress, s_.steps, s_.height);
+  }
+
+  void advance(int64_t n, Image& image, Worker& w, Progress& progress, int64_t k, int64_t rows) {
+    const Grid& grid = k == 0 ? first_grid_ : grid_;
+    int64_t& band = progress.bands[static_cast<size_t>(k)];
+    const auto end = [&](int64_t bands) { return std::min(s_.height, grid.first(bands) * grid.filter.tile()); };
+    for (; band < grid.bands && end(band) < rows; ++band) {
+      const int64_t needed = std::min(s_.height, end(band + 1) + grid.halo_h());
+      if (k == 0) {
+        for (; progress.input_rows < needed; ++progress.input_rows) load_row(n, image, progress.input_rows);
+      } else {
+        advance(n, image, w, progress, k - 1, needed);
+      }
+      run_band(n, image, w, k, band);
+    }
+  }
+
+  void load_row(int64_t n, Image& image, int64_t h) { s_.input_row(n, h, image.input.pixels(h)); }
+
+  // An image by all threads, state by state.
+  void share_image(int64_t n, Image& image) {
+    slots_.share(s_.height, [&](int64_t, int64_t begin, int64_t end) {
+      for (int64_t h = begin; h < end; ++h) load_row(n, image, h);
+    });
+    for (int64_t k = 0; k <= s_.steps; ++k) {
+      slots_.share((k == 0 ? first_grid_ : grid_).bands, [&](int64_t slot, int64_t begin, int64_t end) {
+        for (int64_t b = begin; b < end; ++b) run_band(n, image, workers_[static_cast<size_t>(slot)], k, b);
+      });
+    }
+  }
+
+  void run_band(int64_t n, Image& image, Worker& w, int64_t k, int64_t b) {
+    const Map& maps = k == 0 ? image.input : image.states[(k + 1) % 2];
+    const int64_t channels = k == 0 ? s_.padded_channels() : s_.padded_maps();
+    convolve(k == 0 ? w.first : w.rest, b, maps, channels, bank(k), [&](int64_t first, int64_t h, Pixels z, int64_t width) {
+      finish(n, k, image, w, first, h, z, width);
+    });
+  }
+
+  const Bank& bank(int64_t k) const { return k == 0 ? first_bank_ : banks_[static_cast<size_t>(s_.weight_of(k - 1))]; }
+
+  // sink(first channel, row, its values, how many channels).
+  template <typename Sink>
+  static void convolve(Band& band, int64_t b, const Map& maps, int64_t channels, const Bank& bank, const Sink& sink) {
+    band.begin(b);
+    band.take(maps.band(band.first_tile_row()), maps.row_step(), channels, 0);
+    for (int64_t block = 0; block < bank.blocks(); ++block) {
+      const int64_t width = bank.width(block);
+      const auto all = [&](int64_t) { return Depths{0, channels}; };
+      band.convolve(bank, block, all, [&](int64_t h, int64_t rows, const float* values, int64_t row_step) {
+        for (int64_t r = 0; r < rows; ++r) sink(bank.first(block), h + r, Pixels{values + r * row_step, width}, width);
+      });
+    }
+  }
+
+  // One row of state k, from the convolution: kept for the next step, or written out.
+  void finish(int64_t n, int64_t k, Image& image, Worker& w, int64_t first, int64_t h, Pixels z, int64_t width) {
+    const int64_t maps = s_.padded_maps();
+    const bool last = k == s_.steps;
+    const float *scale = scale_.data() + k * maps + first, *shift = shift_.data() + k * maps + first;
+    float* forward = s_.fed ? nullptr : image.fed_forward + h * s_.width * maps + first;
+    if (k == 0 && forward) {
+      for (int64_t i = 0; i < s_.width; ++i) std::copy_n(z.data + i * z.step, width, forward + i * maps);
+    }
+    const Pixels before{k > 0 ? forward : nullptr, maps};
+    const Pixels after{s_.fed && !last ? image.input.pixels(h) + first : nullptr, maps};
+    float* out = last ? w.turned : image.states[k % 2].pixels(h) + first;
+    const StateRows rows{z, before, after, scale, shift, out, last ? width : maps, s_.width, width};
+    if (!MER_FAST_DISPATCH(state_rows, rows)) finite_ = false;
+    if (last && first < s_.maps) {
+      float* planes = output_ + (n * s_.maps + first) * s_.plane() + h * s_.width;
+      const PlaneRow turned{w.turned, planes, std::min(width, s_.maps - first), s_.width, s_.plane(), width};
+      MER_FAST_DISPATCH(planes_from_pixels, turned);
+    }
+  }
+
+  Slots slots_;
+  const Section& s_;
+  const std::vector<float>&scale_, &shift_;
+  float* output_;
+  Grid first_grid_, grid_;
+  Bank first_bank_;
+  std::vector<Bank> banks_;
+  std::vector<Worker> workers_;
+  std::vector<Image> images_;
+  std::atomic<bool> finite_{true};
+};
+
+Tensor recurrent_conv2d(
+    const Tensor& input, const Tensor& input_weight, const Tensor& recurrent_weights, const std::optional<Tensor>& scale,
+    const std::optional<Tensor>& shift, int64_t steps, const std::string& injection, bool exact) {
+  const Section s(kOp, input, input_weight, recurrent_weights, steps, injection);
+  s.check_norm("scale", scale);
+  s.check_norm("shift", shift);
+  Tensor output = torch::stable::new_empty(s.input, {s.batch, s.maps, s.height, s.width});
+  if (s.empty()) return output;
+  const std::vector<float> scales = s.of_norm(scale, 1), shifts = s.of_norm(shift, 0);
+  float* out = static_cast<float*>(output.mutable_data_ptr());
+  if (exact || !Inference(s, scales, shifts, out, false).run()) Inference(s, scales, shifts, out, true).run();
+  return output;
+}
+
+}  // namespace
+}  // namespace mer_fast
+
+STABLE_TORCH_LIBRARY_IMPL(mer_fast, CPU, m) {
+  m.impl("recurrent_conv2d", TORCH_BOX(&mer_fast::recurrent_conv2d));
+}
