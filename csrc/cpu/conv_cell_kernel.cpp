@@ -13,7 +13,7 @@ inline bool all_zero(Vec zeros) {
 }
 
 template <bool kPeephole, bool kKeep>
-bool lstm(const CellRows& f) {
+bool lstm(const CellRows f) {
   Vec zeros{};
   for (int64_t c = 0; c < f.channels; c += kLanes) {
     Vec bias[kSlots], peephole[3];
@@ -45,7 +45,7 @@ bool lstm(const CellRows& f) {
 }
 
 template <bool kKeep>
-bool gru(const CellRows& f) {
+bool gru(const CellRows f) {
   Vec zeros{};
   for (int64_t c = 0; c < f.channels; c += kLanes) {
     Vec bias[kSlots];
@@ -69,7 +69,7 @@ bool gru(const CellRows& f) {
 }
 
 template <bool kPeephole>
-void lstm_back(const CellGradient& f) {
+void lstm_back(const CellGradient f) {
   for (int64_t c = 0; c < f.channels; c += kLanes) {
     Vec peephole[3], bias[kSlots], peepholes[3] = {};
     for (int s = 0; s < kSlots; ++s) bias[s] = load(f.bias + s * f.gates_slot + c);

@@ -39,7 +39,7 @@ struct Grid {
   // first-level cache, but be as much as the weights of a point, which pass by once a band.
   Grid(const Filter& f, int64_t h, int64_t w, int64_t depth, int64_t columns, int64_t least_bands = 1)
       : filter(f), height(h), width(w), tiles_high((h + f.tile() - 1) / f.tile()), tiles_wide((w + f.tile() - 1) / f.tile()) {
-    constexpr int64_t kNear = 8192, kFormula = 65536;  // elements
+    constexpr int64_t kNear = 1024, kFormula = 65536;  // elements
     const int64_t tiles = f.m ? std::max(kNear, depth * columns * 2 / 5) / depth : kFormula / (depth + columns);
     const int64_t rows = std::clamp<int64_t>(tiles / tiles_wide, 1, tiles_high);
     bands = std::max((tiles_high + rows - 1) / rows, std::min(least_bands, tiles_high));

@@ -46,28 +46,21 @@ class Band {
   template <typename Depth, typename Sink>
   void convolve(const Bank& bank, int64_t block, const Depth& depths, const Sink& sink) {
     if (!grid_->filter.m) return by_the_formula(bank, block, depths, sink);
-    const int64_t width = bank.width(block), tiles = tile_rows_ * grid_->tiles_wide, side = grid_->filter.m;
-    for (int64_t a = 0; a < kSide; ++a) {
-      transform(a);
-      for (int64_t column = 0; column < width; column += bank.chunk()) {
-        const int64_t wide = bank.chunk_width(block, column);
-        const Depths depth = depths(bank.first(block) + column);
-        float* products = points_ + kSide * points_step();
-        const MapProducts f{points_ + depth.from, points_step(), depth_, 1,
-                            bank.weights(block, column) + a * kSide * bank.point_step(block) + depth.from * wide,
-                            bank.point_step(block), wide, products, products_step(), wide, kSide, tiles, depth.to - depth.from, wide, false};
-        MER_FAST_DISPATCH(map_products, f);
-        const HalfOutputs back{products, products_step(), wide, tiles, wide, half_ + a * half_point() + column, side * width, width};
-        MER_FAST_DISPATCH(map_half_outputs, grid_->filter.m, back);
-      }
-    }
-    const int64_t row_step = side * grid_->tiles_wide * width;
-    for (int64_t r = 0; r < tile_rows_; ++r) {
-      const TileOutputs f{half_ + r * row_step, half_point(), side * width, width, grid_->tiles_wide, width, rows_, row_step, width};
+    multiply(bank, block, depths);
+    const int64_t width = bank.width(block), step = grid_->filter.m * grid_->tiles_wide * width;
+    each_tile_row(width, [&](int64_t h, int64_t rows, TileOutputs f) {
+      f.out = rows_, f.row_step = step, f.pixel_step = width;
       MER_FAST_DISPATCH(map_outputs, grid_->filter.m, f);
-      const int64_t h = (first_ + r) * side;
-      sink(h, std::min(side, grid_->height - h), static_cast<const float*>(rows_), row_step);
-    }
+      sink(h, rows, static_cast<const float*>(rows_), step);
+    });
+  }
+
+  // The same for Winograd's filters alone, tile row by tile row before its last transform: sink(first row, rows, what is left
+  // to do but for where it goes).
+  template <typename Depth, typename Sink>
+  void convolve_halves(const Bank& bank, int64_t block, const Depth& depths, const Sink& sink) {
+    multiply(bank, block, depths);
+    each_tile_row(bank.width(block), sink);
   }
 
  private:
@@ -77,6 +70,35 @@ class Band {
     const float* maps;
     int64_t row_step, channels, at;
   };
+
+  template <typename Depth>
+  void multiply(const Bank& bank, int64_t block, const Depth& depths) {
+    const int64_t width = bank.width(block), tiles = tile_rows_ * grid_->tiles_wide, side = grid_->filter.m;
+    float* products = points_ + kSide * points_step();
+    for (int64_t a = 0; a < kSide; ++a) {
+      transform(a);
+      for (int64_t column = 0; column < width; column += bank.chunk()) {
+        const int64_t wide = bank.chunk_width(block, column);
+        const Depths depth = depths(bank.first(block) + column);
+        const MapProducts f{points_ + depth.from, points_step(), depth_, 1,
+                            bank.weights(block, column) + a * kSide * bank.point_step(block) + depth.from * wide,
+                            bank.point_step(block), wide, products, products_step(), wide, kSide, tiles, depth.to - depth.from, wide, false};
+        MER_FAST_DISPATCH(map_products, f);
+        const HalfOutputs back{products, products_step(), wide, tiles, wide, half_ + a * half_point() + column, side * width, width};
+        MER_FAST_DISPATCH(map_half_outputs, grid_->filter.m, back);
+      }
+    }
+  }
+
+  template <typename Sink>
+  void each_tile_row(int64_t width, const Sink& sink) {
+    const int64_t side = grid_->filter.m;
+    for (int64_t r = 0; r < tile_rows_; ++r) {
+      const int64_t h = (first_ + r) * side;
+      sink(h, std::min(side, grid_->height - h),
+           TileOutputs{half_ + r * side * grid_->tiles_wide * width, half_point(), side * width, width, grid_->tiles_wide, width, nullptr, 0, 0});
+    }
+  }
 
   // Point row a of all tiles and channels.
   void transform(int64_t a) {

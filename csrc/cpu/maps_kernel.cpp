@@ -101,11 +101,19 @@ void transform_columns(const MapColumns& f) {
   }
 }
 
+// visit(its first pixel, its first point) for every tile.
+template <typename Visit>
+inline void each_tile(const MapRows& f, int m, const Visit& visit) {
+  float* tile = f.tiles;
+  for (int64_t r = 0; r < f.tile_rows; ++r) {
+    const float* half = f.half + r * f.columns * f.half_pixel;
+    for (int64_t k = 0; k < f.tiles_wide; ++k, half += m * f.half_pixel, tile += f.tile_step) visit(half, tile);
+  }
+}
+
 template <int M>
 void transform_rows(const MapRows& f) {
-  for (int64_t k = 0; k < f.tile_rows * f.tiles_wide; ++k) {
-    const float* half = f.half + (k / f.tiles_wide * f.columns + k % f.tiles_wide * M) * f.half_pixel;
-    float* tile = f.tiles + k * f.tile_step;
+  each_tile(f, M, [&](const float* half, float* tile) {
     for (int64_t c = 0; c < f.channels; c += kLanes) {
       Vec d[kSide], o[kSide];
 #pragma GCC unroll 6
@@ -114,7 +122,7 @@ void transform_rows(const MapRows& f) {
 #pragma GCC unroll 6
       for (int b = 0; b < kSide; ++b) store(tile + b * f.point_step + c, o[b]);
     }
-  }
+  });
 }
 
 template <int M>
@@ -137,9 +145,7 @@ void transform_gradient_columns(const MapColumns& f) {
 
 template <int M>
 void transform_gradient_rows(const MapRows& f) {
-  for (int64_t k = 0; k < f.tile_rows * f.tiles_wide; ++k) {
-    const float* half = f.half + (k / f.tiles_wide * f.columns + k % f.tiles_wide * M) * f.half_pixel;
-    float* tile = f.tiles + k * f.tile_step;
+  each_tile(f, M, [&](const float* half, float* tile) {
     for (int64_t c = 0; c < f.channels; c += kLanes) {
       Vec d[M], o[kSide];
 #pragma GCC unroll 4
@@ -148,7 +154,7 @@ void transform_gradient_rows(const MapRows& f) {
 #pragma GCC unroll 6
       for (int b = 0; b < kSide; ++b) store(tile + b * f.point_step + c, o[b]);
     }
-  }
+  });
 }
 
 template <int M>
@@ -181,6 +187,44 @@ void transform_outputs(const TileOutputs& f) {
       for (int i = 0; i < M; ++i) store(out + i * f.row_step + c, o[i]);
     }
   }
+}
+
+template <int M, bool kBefore, bool kAfter>
+bool transform_states(const TileOutputs& f, const TileStates& s) {
+  Vec zeros{};
+  for (int64_t c = 0; c < f.channels; c += kLanes) {
+    const Vec scale = load(s.scale + c), shift = load(s.shift + c);
+    const auto state = [&](Vec z, int i, int64_t w) {
+      if (kBefore) z += load(s.before + i * s.before_row + w * s.before_pixel + c);
+      zeros += z * 0.0f;
+      Vec y = z * scale + shift;
+      y = y < 0 ? Vec{} : y;  // NaN stays
+      if (kAfter) y += load(s.after + i * s.after_row + w * s.after_pixel + c);
+      store(f.out + i * f.row_step + w * f.pixel_step + c, y);
+    };
+    for (int64_t w = 0; w < s.pixels; ++w) {
+      const float* half = f.half + w / M * f.half_tile + w % M * f.half_pixel + c;
+      Vec d[kSide], o[M];
+#pragma GCC unroll 6
+      for (int a = 0; a < kSide; ++a) d[a] = load(half + a * f.half_point);
+      Winograd<M>::output(d, o);
+      if (s.rows == M) {
+#pragma GCC unroll 4
+        for (int i = 0; i < M; ++i) state(o[i], i, w);
+      } else {
+        for (int i = 0; i < s.rows; ++i) state(o[i], i, w);
+      }
+    }
+  }
+  bool finite = true;
+  for (int i = 0; i < kLanes; ++i) finite &= zeros[i] == 0;
+  return finite;
+}
+
+template <int M>
+bool any_states(const TileOutputs& f, const TileStates& s) {
+  if (s.before) return s.after ? transform_states<M, true, true>(f, s) : transform_states<M, true, false>(f, s);
+  return s.after ? transform_states<M, false, true>(f, s) : transform_states<M, false, false>(f, s);
 }
 
 template <int M, int R>
@@ -216,28 +260,35 @@ void transform_weight_gradient(const float* points, int64_t point_step, float* t
 }
 
 // --- planes and pixels -----------------------------------------------------------------------------------------------
+// Rows to come lie in as many planes as there are channels, more than the processor foresees.
+constexpr int64_t kRowsAhead = 4;
+
 void to_pixels(const PlaneRow& f) {
-  const bool vectors = f.pixels >= kLanes;
   for (int64_t c = 0; c < padded(f.channels); c += kLanes) {
     const int64_t many = f.channels - c < kLanes ? f.channels - c : kLanes;
-    for (int64_t w = 0; w < f.pixels; w += kLanes) {
-      if (!vectors) {
-        for (; w < f.pixels; ++w) {
-          for (int64_t i = 0; i < kLanes; ++i) f.out[w * f.pixel_step + c + i] = i < many ? f.in[(c + i) * f.plane_step + w] : 0;
-        }
-        break;
+    if (f.pixels < kLanes) {
+      for (int64_t w = 0; w < f.pixels; ++w) {
+        for (int64_t i = 0; i < kLanes; ++i) f.out[w * f.pixel_step + c + i] = i < many ? f.in[(c + i) * f.plane_step + w] : 0;
       }
+      continue;
+    }
+    for (int64_t w = 0; w < f.pixels; w += kLanes) {
       const int64_t at = w + kLanes <= f.pixels ? w : f.pixels - kLanes;  // the last ones overlap
+      const float* in = f.in + c * f.plane_step + at;
+      float* out = f.out + at * f.pixel_step + c;
       Vec square[kLanes];
       if (many == kLanes) {
 #pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) square[i] = load(f.in + (c + i) * f.plane_step + at);
+        for (int i = 0; i < kLanes; ++i, in += f.plane_step) {
+          square[i] = load(in);
+          __builtin_prefetch(in + kRowsAhead * f.pixels, 0, 2);
+        }
       } else {
-        for (int i = 0; i < kLanes; ++i) square[i] = i < many ? load(f.in + (c + i) * f.plane_step + at) : Vec{};
+        for (int i = 0; i < kLanes; ++i) square[i] = i < many ? load(in + i * f.plane_step) : Vec{};
       }
       transpose_square<float>(square);
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) store(f.out + (at + i) * f.pixel_step + c, square[i]);
+      for (int i = 0; i < kLanes; ++i, out += f.pixel_step) store(out, square[i]);
     }
   }
 }
@@ -249,19 +300,20 @@ void to_planes(const PlaneRow& f) {
     int64_t w = 0;
     for (; w + kLanes <= f.pixels || (!kAdd && w < f.pixels && f.pixels >= kLanes); w += kLanes) {
       if (w + kLanes > f.pixels) w = f.pixels - kLanes;  // the last ones overlap
+      const float* in = f.in + w * f.pixel_step + c;
+      float* out = f.out + c * f.plane_step + w;
       Vec square[kLanes];
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) square[i] = load(f.in + (w + i) * f.pixel_step + c);
+      for (int i = 0; i < kLanes; ++i, in += f.pixel_step) square[i] = load(in);
       transpose_square<float>(square);
-      const auto put = [&](int i) {
-        float* out = f.out + (c + i) * f.plane_step + w;
-        store(out, kAdd ? load(out) + square[i] : square[i]);
-      };
       if (many == kLanes) {
 #pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) put(i);
+        for (int i = 0; i < kLanes; ++i, out += f.plane_step) {
+          store(out, kAdd ? load(out) + square[i] : square[i]);
+          __builtin_prefetch(out + kRowsAhead * f.pixels, 1, 2);
+        }
       } else {
-        for (int i = 0; i < many; ++i) put(i);
+        for (int i = 0; i < many; ++i, out += f.plane_step) store(out, kAdd ? load(out) + square[i] : square[i]);
       }
     }
     for (; w < f.pixels; ++w) {
@@ -284,6 +336,7 @@ void map_products(const MapProducts& f) {
   if (f.rows > 0 && f.columns > 0) multiply(f);
 }
 void map_outputs(int m, const TileOutputs& f) { m == 4 ? transform_outputs<4>(f) : transform_outputs<2>(f); }
+bool map_states(int m, const TileOutputs& f, const TileStates& s) { return m == 4 ? any_states<4>(f, s) : any_states<2>(f, s); }
 void map_weights(int m, const float* taps, int64_t tap_step, float* points, int64_t point_step, int64_t count) {
   (m == 4 ? transform_weights<4, 3> : transform_weights<2, 5>)(taps, tap_step, points, point_step, count);
 }

@@ -60,6 +60,14 @@ struct TileOutputs {
   int64_t row_step, pixel_step;
 };
 
+// What a section does with its convolution: ReLU((z + before) * scale + shift) + after, for `rows` rows of `pixels` of a tile row.
+struct TileStates {
+  const float *scale, *shift;               // [channel]
+  const float *before, *after;              // null for none
+  int64_t before_row, before_pixel, after_row, after_pixel;
+  int64_t rows, pixels;
+};
+
 // One row of an image between planes [channel][pixel] and pixels [pixel][channel].
 struct PlaneRow {
   const float* in;
@@ -76,13 +84,14 @@ struct PlaneRow {
   void map_products(const MapProducts& f);                                                                               \
   void map_half_outputs(int m, const HalfOutputs& f);                                                                    \
   void map_outputs(int m, const TileOutputs& f);                                                                         \
+  bool map_states(int m, const TileOutputs& f, const TileStates& s);                                                     \
   void map_weights(int m, const float* taps, int64_t tap_step, float* points, int64_t point_step, int64_t count);        \
   void map_weight_gradient(int m, const float* points, int64_t point_step, float* taps, int64_t tap_step, int64_t count); \
   void pixels_from_planes(const PlaneRow& row);                                                                          \
   void planes_from_pixels(const PlaneRow& row);                                                                          \
   void add_planes_from_pixels(const PlaneRow& row)
 
-// map_weights: kernels [tap][k] to [point][k], k < count, a multiple of kPad; map_weight_gradient goes back.
+// map_states: map_outputs with what follows; false where an output is not finite. map_weights: kernels [tap][k] to [point][k], k < count, a multiple of kPad; map_weight_gradient goes back.
 MER_FAST_DECLARE_KERNEL(MER_FAST_MAP_KERNELS)
 
 }  // namespace mer_fast

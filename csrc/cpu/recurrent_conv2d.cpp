@@ -42,12 +42,10 @@ class Inference {
     }
     if (s_.batch >= slots_.count()) {
       slots_.share(s_.batch, [&](int64_t slot, int64_t begin, int64_t end) {
-        for (int64_t n = begin; n < end && finite_; ++n) {
-          run_image(n, images_[static_cast<size_t>(slot)], workers_[static_cast<size_t>(slot)]);
-        }
+        for (int64_t n = begin; n < end && finite_; ++n) run_image(n, images_[static_cast<size_t>(slot)], slot);
       });
     } else {
-      for (int64_t n = 0; n < s_.batch && finite_; ++n) share_image(n, images_[0]);
+      for (int64_t n = 0; n < s_.batch && finite_; ++n) run_image(n, images_[0], -1);
     }
     return finite_;
   }
@@ -80,42 +78,15 @@ class Inference {
     return image;
   }
 
-  // An image by one thread: each band as soon as the rows that it needs are there, so that they are still in the cache.
-  struct Progress {
-    int64_t input_rows = 0;
-    std::vector<int64_t> bands;  // of each state
-  };
-
-  void run_image(int64_t n, Image& image, Worker& w) {
-    Progress progress{0, std::vector<int64_t>(static_cast<size_t>(s_.steps + 1), 0)};
-    advance(n, image, w, progress, s_.steps, s_.height);
-  }
-
-  void advance(int64_t n, Image& image, Worker& w, Progress& progress, int64_t k, int64_t rows) {
-    const Grid& grid = k == 0 ? first_grid_ : grid_;
-    int64_t& band = progress.bands[static_cast<size_t>(k)];
-    const auto end = [&](int64_t bands) { return std::min(s_.height, grid.first(bands) * grid.filter.tile()); };
-    for (; band < grid.bands && end(band) < rows; ++band) {
-      const int64_t needed = std::min(s_.height, end(band + 1) + grid.halo_h());
-      if (k == 0) {
-        for (; progress.input_rows < needed; ++progress.input_rows) load_row(n, image, progress.input_rows);
-      } else {
-        advance(n, image, w, progress, k - 1, needed);
-      }
-      run_band(n, image, w, k, band);
-    }
-  }
-
-  void load_row(int64_t n, Image& image, int64_t h) { s_.input_row(n, h, image.input.pixels(h)); }
-
-  // An image by all threads, state by state.
-  void share_image(int64_t n, Image& image) {
-    slots_.share(s_.height, [&](int64_t, int64_t begin, int64_t end) {
-      for (int64_t h = begin; h < end; ++h) load_row(n, image, h);
+  // By one slot alone, or (-1) by all of them.
+  void run_image(int64_t n, Image& image, int64_t slot) {
+    const auto all = [&](int64_t items, const auto& some) { slot >= 0 ? some(slot, 0, items) : slots_.share(items, some); };
+    all(s_.height, [&](int64_t, int64_t begin, int64_t end) {
+      for (int64_t h = begin; h < end; ++h) s_.input_row(n, h, image.input.pixels(h));
     });
     for (int64_t k = 0; k <= s_.steps; ++k) {
-      slots_.share((k == 0 ? first_grid_ : grid_).bands, [&](int64_t slot, int64_t begin, int64_t end) {
-        for (int64_t b = begin; b < end; ++b) run_band(n, image, workers_[static_cast<size_t>(slot)], k, b);
+      all((k == 0 ? first_grid_ : grid_).bands, [&](int64_t by, int64_t begin, int64_t end) {
+        for (int64_t b = begin; b < end; ++b) run_band(n, image, workers_[static_cast<size_t>(by)], k, b);
       });
     }
   }
@@ -123,46 +94,59 @@ class Inference {
   void run_band(int64_t n, Image& image, Worker& w, int64_t k, int64_t b) {
     const Map& maps = k == 0 ? image.input : image.states[(k + 1) % 2];
     const int64_t channels = k == 0 ? s_.padded_channels() : s_.padded_maps();
-    convolve(k == 0 ? w.first : w.rest, b, maps, channels, bank(k), [&](int64_t first, int64_t h, Pixels z, int64_t width) {
-      finish(n, k, image, w, first, h, z, width);
-    });
-  }
-
-  const Bank& bank(int64_t k) const { return k == 0 ? first_bank_ : banks_[static_cast<size_t>(s_.weight_of(k - 1))]; }
-
-  // sink(first channel, row, its values, how many channels).
-  template <typename Sink>
-  static void convolve(Band& band, int64_t b, const Map& maps, int64_t channels, const Bank& bank, const Sink& sink) {
+    const Bank& bank = k == 0 ? first_bank_ : banks_[static_cast<size_t>(s_.weight_of(k - 1))];
+    Band& band = k == 0 ? w.first : w.rest;
+    const bool halves = (k == 0 ? first_grid_ : grid_).filter.m && (k > 0 || s_.fed);
+    const auto all = [&](int64_t) { return Depths{0, channels}; };
     band.begin(b);
     band.take(maps.band(band.first_tile_row()), maps.row_step(), channels, 0);
     for (int64_t block = 0; block < bank.blocks(); ++block) {
-      const int64_t width = bank.width(block);
-      const auto all = [&](int64_t) { return Depths{0, channels}; };
+      const int64_t first = bank.first(block), width = bank.width(block);
+      if (halves) {
+        band.convolve_halves(bank, block, all, [&](int64_t h, int64_t rows, const TileOutputs& f) { finish(n, k, image, w, first, h, rows, f); });
+        continue;
+      }
       band.convolve(bank, block, all, [&](int64_t h, int64_t rows, const float* values, int64_t row_step) {
-        for (int64_t r = 0; r < rows; ++r) sink(bank.first(block), h + r, Pixels{values + r * row_step, width}, width);
+        for (int64_t r = 0; r < rows; ++r) finish_row(n, k, image, w, first, h + r, Pixels{values + r * row_step, width}, width);
       });
     }
   }
 
-  // One row of state k, from the convolution: kept for the next step, or written out.
-  void finish(int64_t n, int64_t k, Image& image, Worker& w, int64_t first, int64_t h, Pixels z, int64_t width) {
+  // Where a state goes: to the map of the next step, or, the last one, by way of `turned` to the output.
+  bool is_last(int64_t k) const { return k == s_.steps; }
+  const float* input_after(int64_t k, const Image& image, int64_t h, int64_t first) const {
+    return s_.fed && !is_last(k) ? image.input.pixels(h) + first : nullptr;
+  }
+  float* forward_row(const Image& image, int64_t h, int64_t first) const {
+    return s_.fed ? nullptr : image.fed_forward + h * s_.width * s_.padded_maps() + first;
+  }
+  void write(int64_t n, int64_t h, int64_t first, int64_t width, const float* pixels) {
+    if (first >= s_.maps) return;
+    const PlaneRow turned{pixels, output_ + (n * s_.maps + first) * s_.plane() + h * s_.width, std::min(width, s_.maps - first), s_.width, s_.plane(), width};
+    MER_FAST_DISPATCH(planes_from_pixels, turned);
+  }
+
+  // Some rows of state k, from the convolution before its last transform.
+  void finish(int64_t n, int64_t k, Image& image, Worker& w, int64_t first, int64_t h, int64_t rows, TileOutputs f) {
+    const int64_t maps = s_.padded_maps(), width = f.channels;
+    f.out = is_last(k) ? w.turned : image.states[k % 2].pixels(h) + first;
+    f.row_step = is_last(k) ? s_.width * width : image.states[k % 2].row_step();
+    f.pixel_step = is_last(k) ? width : maps;
+    const TileStates states{scale_.data() + k * maps + first, shift_.data() + k * maps + first, forward_row(image, h, first),
+                            input_after(k, image, h, first), s_.width * maps, maps, image.input.row_step(), maps, rows, s_.width};
+    if (!MER_FAST_DISPATCH(map_states, grid_.filter.m, f, states)) finite_ = false;
+    for (int64_t r = 0; r < (is_last(k) ? rows : 0); ++r) write(n, h + r, first, width, w.turned + r * s_.width * width);
+  }
+
+  void finish_row(int64_t n, int64_t k, Image& image, Worker& w, int64_t first, int64_t h, Pixels z, int64_t width) {
     const int64_t maps = s_.padded_maps();
-    const bool last = k == s_.steps;
-    const float *scale = scale_.data() + k * maps + first, *shift = shift_.data() + k * maps + first;
-    float* forward = s_.fed ? nullptr : image.fed_forward + h * s_.width * maps + first;
-    if (k == 0 && forward) {
-      for (int64_t i = 0; i < s_.width; ++i) std::copy_n(z.data + i * z.step, width, forward + i * maps);
-    }
-    const Pixels before{k > 0 ? forward : nullptr, maps};
-    const Pixels after{s_.fed && !last ? image.input.pixels(h) + first : nullptr, maps};
-    float* out = last ? w.turned : image.states[k % 2].pixels(h) + first;
-    const StateRows rows{z, before, after, scale, shift, out, last ? width : maps, s_.width, width};
+    float* forward = forward_row(image, h, first);
+    for (int64_t i = 0; k == 0 && forward && i < s_.width; ++i) std::copy_n(z.data + i * z.step, width, forward + i * maps);
+    float* out = is_last(k) ? w.turned : image.states[k % 2].pixels(h) + first;
+    const StateRows rows{z, {k > 0 ? forward : nullptr, maps}, {input_after(k, image, h, first), maps}, scale_.data() + k * maps + first,
+                         shift_.data() + k * maps + first, out, is_last(k) ? width : maps, s_.width, width};
     if (!MER_FAST_DISPATCH(state_rows, rows)) finite_ = false;
-    if (last && first < s_.maps) {
-      float* planes = output_ + (n * s_.maps + first) * s_.plane() + h * s_.width;
-      const PlaneRow turned{w.turned, planes, std::min(width, s_.maps - first), s_.width, s_.plane(), width};
-      MER_FAST_DISPATCH(planes_from_pixels, turned);
-    }
+    if (is_last(k)) write(n, h, first, width, w.turned);
   }
 
   Slots slots_;

@@ -7,7 +7,7 @@ namespace mer_fast::MER_ISA {
 namespace {
 
 template <bool kBefore, bool kAfter>
-bool states(const StateRows& f) {
+bool states(const StateRows f) {
   Vec zeros{};
   for (int64_t c = 0; c < f.channels; c += kLanes) {
     const Vec scale = load(f.scale + c), shift = load(f.shift + c);
