@@ -69,4 +69,6 @@ STABLE_TORCH_LIBRARY(mer_fast, m) {
       "conv_gru_backward(Tensor grad_output, Tensor grad_h, Tensor input, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
       "Tensor? bias_hh, Tensor? h0, Tensor? lengths, Tensor gates, Tensor states, bool reverse, int segment, bool need_input, bool exact) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // whether this processor's matrix units serve bfloat16 (see cpu/matrix_units.h)
+  m.def("matrix_units() -> bool");
 }

@@ -24,6 +24,8 @@ def _load() -> str | None:
 
 
 MISSING: str | None = _load()
+# Whether the processor has matrix units for bfloat16 (AMX); some kernels run on nothing else.
+MATRIX_UNITS: bool = MISSING is None and bool(torch.ops.mer_fast.matrix_units())
 
 
 def has_kernel(op: str, dispatch_key: str) -> bool:

@@ -11,6 +11,7 @@
 
 #include "conv_cell_kernel.h"
 #include "maps_band.h"
+#include "matrix_units.h"
 #include "strip.h"
 #include "tensor_io.h"
 
@@ -18,6 +19,17 @@ namespace mer_fast {
 
 inline const float* floats(const Tensor& t) { return static_cast<const float*>(t.const_data_ptr()); }
 inline const float* floats(const std::optional<Tensor>& t) { return t ? floats(*t) : nullptr; }
+// A tensor's elements in float: itself, contiguous, or a widened copy.
+inline Tensor widened(const Tensor& t) {
+  const Tensor given = contiguous(t);
+  if (given.scalar_type() != ScalarType::BFloat16) return given;
+  std::vector<int64_t> shape;
+  for (int64_t d = 0; d < given.dim(); ++d) shape.push_back(given.size(d));
+  Tensor wide = torch::stable::new_empty(given, shape, ScalarType::Float);
+  MER_FAST_DISPATCH(widen, Element::bf16, given.const_data_ptr(), static_cast<float*>(wide.mutable_data_ptr()), given.numel());
+  return wide;
+}
+inline std::optional<Tensor> widened(const std::optional<Tensor>& t) { return t ? std::optional<Tensor>(widened(*t)) : std::nullopt; }
 inline std::optional<Tensor> dense(const std::optional<Tensor>& t) { return t ? std::optional<Tensor>(contiguous(*t)) : std::nullopt; }
 
 // The operands of a cell over time, checked. Kind says what tells an LSTM from a GRU.
@@ -33,14 +45,18 @@ struct CellOperands {
   CellOperands(
       const char* name, const Tensor& x, const Tensor& ih, const Tensor& hh, const std::optional<Tensor>& h, const std::optional<Tensor>& c,
       const std::optional<Tensor>& ends, bool backwards)
-      : op(name), input(contiguous(x)), weight_ih(contiguous(ih)), weight_hh(contiguous(hh)), h0(dense(h)), c0(dense(c)), lengths(dense(ends)),
+      : op(name), input(contiguous(x)), weight_ih(widened(ih)), weight_hh(widened(hh)), h0(widened(h)), c0(widened(c)), lengths(dense(ends)),
         reverse(backwards) {
     check_rank(op, "input", input, 5);
     check_rank(op, "weight_ih", weight_ih, 4);
     check_rank(op, "weight_hh", weight_hh, 4);
-    MER_FAST_CHECK(input.scalar_type() == ScalarType::Float, op, ": input must be float32 on a CPU; convert it with .to(torch.float32)");
-    check_same_dtype(op, "input", input, "weight_ih", weight_ih);
-    check_same_dtype(op, "input", input, "weight_hh", weight_hh);
+    MER_FAST_CHECK(
+        input.scalar_type() == ScalarType::Float || (input.scalar_type() == ScalarType::BFloat16 && matrix_units()), op,
+        ": input must be float32 on a CPU", matrix_units() ? ", or bfloat16 without gradient" : "", "; convert it with .to(torch.float32)");
+    check_same_dtype(op, "input", input, "weight_ih", ih);
+    check_same_dtype(op, "input", input, "weight_hh", hh);
+    if (h) check_same_dtype(op, "input", input, "h0", *h);
+    if (c) check_same_dtype(op, "input", input, "c0", *c);
     steps = input.size(0), batch = input.size(1), channels = input.size(2), height = input.size(3), width = input.size(4);
     hidden = weight_hh.size(1);
     MER_FAST_CHECK(
@@ -59,7 +75,6 @@ struct CellOperands {
 
   void check_state(const char* name, const std::optional<Tensor>& t) const {
     if (!t) return;
-    check_same_dtype(op, "input", input, name, *t);
     MER_FAST_CHECK(
         t->dim() == 4 && t->size(0) == batch && t->size(1) == hidden && t->size(2) == height && t->size(3) == width, op, ": ", name,
         " must have shape (", batch, ", ", hidden, ", ", height, ", ", width, "), got ", shape_text(*t));
@@ -71,10 +86,11 @@ struct CellOperands {
   }
   // Adds gate `gate` of a bias to slot `slot`.
   void add_bias(const std::optional<Tensor>& t, int64_t gate, int64_t slot) {
-    const std::optional<Tensor> values = dense(t);
+    const std::optional<Tensor> values = widened(t);
     for (int64_t d = 0; values && d < hidden; ++d) bias[static_cast<size_t>(slot * padded_hidden() + d)] += floats(*values)[gate * hidden + d];
   }
 
+  bool is_half() const { return input.scalar_type() == ScalarType::BFloat16; }
   bool empty() const { return batch == 0 || height == 0 || width == 0; }
   int64_t padded_hidden() const { return padded(hidden); }
   int64_t padded_channels() const { return padded(channels); }

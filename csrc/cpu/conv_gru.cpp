@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "conv_cell_backward.h"
+#include "conv_cell_matrix.h"
 
 namespace mer_fast {
 namespace {
@@ -47,8 +48,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_gru(
   Tensor h = torch::stable::new_empty(o.input, {o.batch, o.hidden, o.height, o.width});
   const int64_t segments = segment > 0 ? (o.steps + segment - 1) / segment : 0, kept = o.padded_hidden();
   Tensor gates = torch::stable::new_empty(o.input, {segment > 0 && keep_gates ? o.steps : 0, o.batch, o.height, o.width, kSlots * kept});
-  Tensor states = torch::stable::new_empty(o.input, {segments, o.batch, o.height, o.width, kept});
+  Tensor states = torch::stable::new_empty(o.input, {segments, o.batch, o.height, o.width, kept}, ScalarType::Float);
   if (o.empty()) return {output, h, gates, states};
+  if (o.is_half()) {
+    MER_FAST_CHECK(segment == 0, o.op, ": gradients take float32 on a CPU; convert input and weights");
+    CellMatrix<Gru>(o, {output.mutable_data_ptr(), h.mutable_data_ptr(), nullptr}).run();
+    return {output, h, gates, states};
+  }
   const auto data = [](Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); };
   const CellKept keep{segment > 0 && keep_gates ? data(gates) : nullptr, segment > 0 ? data(states) : nullptr, segment};
   const CellResults to{data(output), data(h), nullptr};
@@ -62,6 +68,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_gru_backward(
     const Tensor& gates, const Tensor& states, bool reverse, int64_t segment, bool need_input, bool exact) {
   const char* op = "conv_gru_backward";
   const Operands o = operands(op, input, weight_ih, weight_hh, bias_ih, bias_hh, h0, lengths, reverse);
+  MER_FAST_CHECK(!o.is_half(), op, ": gradients take float32 on a CPU");
   check_cell_gradient(o, grad_output, gates, states, segment);
   o.check_state("grad_h", grad_h);
   Tensor of_input = zeros_like_if(need_input, o.input, false), of_ih = zeros_like_if(true, o.weight_ih), of_hh = zeros_like_if(true, o.weight_hh);

@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "conv_cell_backward.h"
+#include "conv_cell_matrix.h"
 
 namespace mer_fast {
 namespace {
@@ -31,7 +32,7 @@ Operands operands(
   if (peephole) {
     check_same_dtype(op, "input", input, "peephole", *peephole);
     MER_FAST_CHECK(peephole->numel() == 3 * o.hidden, op, ": peephole must have shape (3, ", o.hidden, ", 1, 1), got ", shape_text(*peephole));
-    const Tensor values = contiguous(*peephole);
+    const Tensor values = widened(*peephole);
     o.peephole.assign(static_cast<size_t>(3 * o.padded_hidden()), 0.0f);
     for (int64_t p = 0; p < 3; ++p) std::copy_n(floats(values) + p * o.hidden, o.hidden, o.peephole.data() + p * o.padded_hidden());
   }
@@ -48,8 +49,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_lstm(
   Tensor c = torch::stable::new_empty(o.input, {o.batch, o.hidden, o.height, o.width});
   const int64_t segments = segment > 0 ? (o.steps + segment - 1) / segment : 0, kept = o.padded_hidden();
   Tensor gates = torch::stable::new_empty(o.input, {segment > 0 && keep_gates ? o.steps : 0, o.batch, o.height, o.width, kSlots * kept});
-  Tensor states = torch::stable::new_empty(o.input, {segments, 2, o.batch, o.height, o.width, kept});
+  Tensor states = torch::stable::new_empty(o.input, {segments, 2, o.batch, o.height, o.width, kept}, ScalarType::Float);
   if (o.empty()) return {output, h, c, gates, states};
+  if (o.is_half()) {
+    MER_FAST_CHECK(segment == 0, o.op, ": gradients take float32 on a CPU; convert input and weights");
+    CellMatrix<Lstm>(o, {output.mutable_data_ptr(), h.mutable_data_ptr(), c.mutable_data_ptr()}).run();
+    return {output, h, c, gates, states};
+  }
   const auto data = [](Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); };
   const CellKept keep{segment > 0 && keep_gates ? data(gates) : nullptr, segment > 0 ? data(states) : nullptr, segment};
   const CellResults to{data(output), data(h), data(c)};
@@ -63,6 +69,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_lstm_bac
     const std::optional<Tensor>& lengths, const Tensor& gates, const Tensor& states, bool reverse, int64_t segment, bool need_input, bool exact) {
   const char* op = "conv_lstm_backward";
   const Operands o = operands(op, input, weight_ih, weight_hh, bias, peephole, h0, c0, lengths, reverse);
+  MER_FAST_CHECK(!o.is_half(), op, ": gradients take float32 on a CPU");
   check_cell_gradient(o, grad_output, gates, states, segment);
   o.check_state("grad_h", grad_h);
   o.check_state("grad_c", grad_c);

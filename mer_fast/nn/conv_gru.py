@@ -28,7 +28,7 @@ class ConvGRU(ConvRecurrent):
         bias: whether gates have biases.
         batch_first: input and output are (N, T, C, H, W); the state is not changed by it.
         bidirectional: a second way from the end to the beginning; the output has both, one after the other, in its channels.
-        checkpoint: keep only states, at every fourth step, for the backward pass, which computes the gates again.
+        checkpoint: keep only states, at every eighth step, for the backward pass, which computes the gates again.
 
     Shape: x (T, N, C, H, W), state h (layers * directions, N, hidden, H, W), zeros unless given, lengths a list or an integer
     tensor (N,) -> (output (T, N, hidden * directions, H, W), h). With lengths, the output behind a sequence's end is zero, h

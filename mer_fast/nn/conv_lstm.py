@@ -30,7 +30,7 @@ class ConvLSTM(ConvRecurrent):
         batch_first: input and output are (N, T, C, H, W); states are not changed by it.
         bidirectional: a second way from the end to the beginning; the output has both, one after the other, in its channels.
         peephole: gates see the cell's state, one weight a channel.
-        checkpoint: keep only states, at every fourth step, for the backward pass, which computes the gates again.
+        checkpoint: keep only states, at every eighth step, for the backward pass, which computes the gates again.
 
     Shape: x (T, N, C, H, W), state (h, c), each (layers * directions, N, hidden, H, W), zeros unless given, lengths a list or
     an integer tensor (N,) -> (output (T, N, hidden * directions, H, W), (h, c)). With lengths, the output behind a sequence's

@@ -7,22 +7,26 @@ from typing import Any
 
 import torch
 
+from .. import _library
 from ._dispatch import kernel, over_examples, register
 from ._recurrent_section import CHANNEL_PAD
 
 # States are kept at every SEGMENT-th step, a number that no call changes: traced code serves every length.
-SEGMENT = 4
+SEGMENT = 8
 MOST_WEIGHTS = 2**17  # of a 3x3 kernel's tap, on a CPU: beyond it sums and transformed weights leave the caches
 
 Tensors = Sequence[torch.Tensor | None]
 
 
-def why_not_kernel(input: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor) -> str | None:
+def why_not_kernel(input: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor, gradient: bool) -> str | None:
     """Why a kernel cannot serve a cell, or None if it can."""
     if input.device.type != "cpu":
         return None
-    if input.dtype != torch.float32:
-        return f"for float32 on a CPU, not {input.dtype}"
+    if input.dtype == torch.bfloat16:
+        if gradient or not _library.MATRIX_UNITS:
+            return "for bfloat16 on a CPU only with matrix units (AMX) and without gradient"
+    elif input.dtype != torch.float32:
+        return f"for float32 and bfloat16 on a CPU, not {input.dtype}"
     if weight_ih.shape[2:] != weight_hh.shape[2:]:
         return "for kernels of one size on a CPU"
     if weight_hh.shape[0] * (weight_ih.shape[1] + weight_hh.shape[1]) > MOST_WEIGHTS:

@@ -39,14 +39,15 @@ def conv_gru(
             zero, and the state is that at its end; what the input holds there is not used. On a GPU, and in compiled code,
             values are not checked, and those out of range count as 0 or T.
         reverse: from the last step (of each sequence) to the first.
-        checkpoint: keep only states, at every fourth step, for the backward pass, which computes the gates again.
+        checkpoint: keep only states, at every eighth step, for the backward pass, which computes the gates again.
 
     Returns:
         output (T, N, hidden, H, W) and the last h (N, hidden, H, W), in the dtype of `input`; under autocast in autocast's.
         Below float32 states and gates are float32 inside. Differentiable, also twice. One kernel
         runs all steps: on a CPU in float32 (3x3 and 5x5 kernels as Winograd convolutions, except under
-        `torch.use_deterministic_algorithms(True)`), on a GPU in every dtype. The rest (other dtypes on a CPU, kernels of two
-        sizes, very many channels, torch.func's derivatives) runs the library's convolutions.
+        `torch.use_deterministic_algorithms(True)`) and, without gradient and where the processor has matrix units (AMX), in
+        bfloat16; on a GPU in every dtype. The rest (other dtypes on a CPU, kernels of two sizes, very many channels,
+        torch.func's derivatives) runs the library's convolutions.
 
     Raises:
         MerFastError: no steps, operands, states or lengths that do not fit, even kernels, mixed dtypes or devices.
@@ -61,7 +62,7 @@ def conv_gru(
     operands = input, weight_ih, weight_hh, bias_ih, bias_hh, h0
     gradient = wants_gradient(*operands)
     with without_autocast(input):
-        how = chosen(op, input, operands, why_not_kernel(input, weight_ih, weight_hh))
+        how = chosen(op, input, operands, why_not_kernel(input, weight_ih, weight_hh, gradient))
         if how == "reference":
             return reference.conv_gru(input, weight_ih, weight_hh, bias_ih, bias_hh, h0=h0, lengths=ends, reverse=reverse)
         if how == "kernel":
