@@ -108,7 +108,7 @@ def launch_recurrent_conv2d(dtype: torch.dtype, width: str, _: str) -> None:
     recurrent, norm = torch.zeros(1, outputs, outputs, 3, 3, dtype=dtype), torch.ones(3, outputs)
     for injection, inputs in (("feedforward", channels), ("input", outputs)):
         input, first = torch.zeros(batch, inputs, *size, dtype=dtype), torch.zeros(outputs, inputs, 3, 3, dtype=dtype)
-        recurrent_conv2d.recurrent_conv2d(input, first, recurrent, norm, norm, 2, injection, False)
+        recurrent_conv2d.recurrent_conv2d(input, first, recurrent, norm, norm, 2, injection, (1, 1), False)
         for normalise in (True, False):
             affine = (norm, norm) if normalise else (None, None)
             rest = 2, injection, normalise, 1e-5

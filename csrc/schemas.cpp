@@ -29,10 +29,11 @@ STABLE_TORCH_LIBRARY(mer_fast, m) {
       "-> (Tensor, Tensor, Tensor)");
   // A section of recurrent convolutions on input (N, C, H, W): convolutions with input_weight (K, C, a, b) and recurrent_weights
   // (1 or steps, K, K, kh, kw), each followed by ReLU(scale_k * z + shift_k), scale and shift (steps + 1, K) float32;
-  // injection "feedforward" adds the convolved input to every z, "input" adds the input before every convolution -> (N, K, H, W)
+  // injection "feedforward" adds the convolved input to every z, "input" adds the input before every convolution; then a
+  // max-pool of windows `pool` -> (N, K, H', W')
   m.def(
       "recurrent_conv2d(Tensor input, Tensor input_weight, Tensor recurrent_weights, Tensor? scale, Tensor? shift, int steps, "
-      "str injection, bool exact) -> Tensor");
+      "str injection, int[] pool, bool exact) -> Tensor");
   // The same with batch statistics -> (output, maps, statistics): what goes into each norm, (steps + 1, N, H, W, K), and its mean
   // and biased variance, (steps + 1, 2, K) float32; norm_weight and norm_bias (steps + 1, K) float32. Without `normalise` it is
   // ReLU alone, and statistics are empty.

@@ -61,7 +61,7 @@ def test_launches_of_a_section(monkeypatch):
     pytest.importorskip("triton")
     names, steps = count_launches(monkeypatch), 3
     x, first, recurrent = torch.randn(2, 4, 5, 5), torch.randn(4, 4, 1, 1), torch.randn(1, 4, 4, 3, 3)
-    recurrent_conv2d.recurrent_conv2d(x, first, recurrent, None, None, steps, "input", False)
+    recurrent_conv2d.recurrent_conv2d(x, first, recurrent, None, None, steps, "input", (1, 1), False)
     assert names == ["recurrent_conv2d_step"] * (steps + 1)
     names.clear()
     out, maps, statistics = recurrent_conv2d.recurrent_conv2d_train(
@@ -93,7 +93,7 @@ def test_launches_of_a_cell(monkeypatch, op):
 
 def test_nothing_to_compute():
     x, first, recurrent = torch.empty(0, 2, 5, 4), torch.randn(3, 2, 3, 3), torch.randn(1, 3, 3, 3, 3)
-    assert recurrent_conv2d.recurrent_conv2d(x, first, recurrent, None, None, 2, "feedforward", False).shape == (0, 3, 5, 4)
+    assert recurrent_conv2d.recurrent_conv2d(x, first, recurrent, None, None, 2, "feedforward", (1, 1), False).shape == (0, 3, 5, 4)
     out, maps, statistics = recurrent_conv2d.recurrent_conv2d_train(
         x, first, recurrent, None, None, 2, "feedforward", True, 1e-5, False
     )

@@ -56,6 +56,7 @@ def test_twenty_training_steps_follow_plain_pytorch(share_weights, deeper, dtype
     ours, plain = pair(share_weights, deeper)
     assert list(ours.state_dict()) == list(plain.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), plain.parameters(), strict=True))
+    torch.manual_seed(1)  # one exchanged winner of a pool, which any rounding may bring about, is 1e-3 already
     flows, labels = torch.randn(20, 4, 2, 70, 66, dtype=dtype), torch.randint(3, (20, 4))
     losses = []
     for network in (ours.to(dtype).train(), plain.to(dtype).train()):

@@ -183,7 +183,7 @@ def section_errors(case):
                  "running_vars": torch.ones(steps + 1, outputs).double()}  # fmt: skip
     found = {}
     if case["mean"] == 0:
-        out = recurrent_conv2d.recurrent_conv2d(x, first, recurrent, scale, shift, steps, case["injection"], False)
+        out = recurrent_conv2d.recurrent_conv2d(x, first, recurrent, scale, shift, steps, case["injection"], (1, 1), False)
         found["evaluation"] = error(out, truth(**fixed))
     eps = 1e-5
     out, maps, statistics = recurrent_conv2d.recurrent_conv2d_train(

@@ -35,6 +35,12 @@ class Arena {
     used_ = 0;
   }
 
+  // Gives back what is more than a thread should keep.
+  void trim() {
+    constexpr int64_t kMost = 32 << 20;
+    if (size_ > kMost) memory_.reset(), size_ = 0;
+  }
+
   // The next of the arrays reserved, not initialised.
   template <typename Real>
   Real* take(int64_t elements) {

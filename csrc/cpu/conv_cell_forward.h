@@ -42,10 +42,10 @@ class CellForward {
     }
     if (o_.batch >= slots_.count()) {
       slots_.share(o_.batch, [&](int64_t slot, int64_t begin, int64_t end) {
-        for (int64_t n = begin; n < end && finite_; ++n) run_image(n, images_[static_cast<size_t>(slot)], slot);
+        for (int64_t n = begin; n < end && goes_on(); ++n) run_image(n, images_[static_cast<size_t>(slot)], slot);
       });
     } else {
-      for (int64_t n = 0; n < o_.batch && finite_; ++n) run_image(n, images_[0], -1);
+      for (int64_t n = 0; n < o_.batch && goes_on(); ++n) run_image(n, images_[0], -1);
     }
     return finite_;
   }
@@ -57,6 +57,8 @@ class CellForward {
   };
 
   int64_t row() const { return o_.width * o_.padded_hidden(); }
+  // By the formula, what is not finite stays where it belongs.
+  bool goes_on() const { return finite_ || !grid_.filter.m; }
 
   void run_image(int64_t n, Image& image, int64_t slot) {
     begin(n, image);

@@ -147,6 +147,11 @@ class Slots {
   Slots() : count_(static_cast<int64_t>(torch::stable::get_num_threads())), arenas_(&kept()) {
     if (arenas_->size() < static_cast<size_t>(count_)) arenas_->resize(static_cast<size_t>(count_));
   }
+  ~Slots() {
+    for (Arena& arena : *arenas_) arena.trim();
+  }
+  Slots(const Slots&) = delete;
+  Slots& operator=(const Slots&) = delete;
   int64_t count() const { return count_; }
 
   // run(slot, first, last) on parts of [0, items), at once.

@@ -343,6 +343,21 @@ void map_weights(int m, const float* taps, int64_t tap_step, float* points, int6
 void map_weight_gradient(int m, const float* points, int64_t point_step, float* taps, int64_t tap_step, int64_t count) {
   (m == 4 ? transform_weight_gradient<4, 3> : transform_weight_gradient<2, 5>)(points, point_step, taps, tap_step, count);
 }
+void pool_pixels(const PixelPool& f) {
+  for (int64_t k = 0; k < f.windows; ++k) {
+    for (int64_t c = 0; c < f.channels; c += kLanes) {
+      const float* in = f.in + k * f.width * f.pixel_step + c;
+      Vec most = load(in);
+      for (int64_t h = 0; h < f.height; ++h) {
+        for (int64_t w = 0; w < f.width; ++w) {
+          const Vec x = load(in + h * f.row_step + w * f.pixel_step);
+          most = (x > most) | (x != x) ? x : most;  // NaN wins, as in the library
+        }
+      }
+      store(f.out + k * f.channels + c, most);
+    }
+  }
+}
 void pixels_from_planes(const PlaneRow& row) { to_pixels(row); }
 void planes_from_pixels(const PlaneRow& row) { to_planes<false>(row); }
 void add_planes_from_pixels(const PlaneRow& row) { to_planes<true>(row); }

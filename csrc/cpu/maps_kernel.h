@@ -76,6 +76,13 @@ struct PlaneRow {
   int64_t plane_step, pixel_step;
 };
 
+// The largest of each window of `height` rows by `width` pixels, in one row of windows.
+struct PixelPool {
+  const float* in;
+  int64_t row_step, pixel_step, height, width, windows, channels;
+  float* out;  // [window][channel]
+};
+
 #define MER_FAST_MAP_KERNELS                                                                                             \
   void map_columns(int m, const MapColumns& f);                                                                          \
   void map_rows(int m, const MapRows& f);                                                                                \
@@ -87,6 +94,7 @@ struct PlaneRow {
   bool map_states(int m, const TileOutputs& f, const TileStates& s);                                                     \
   void map_weights(int m, const float* taps, int64_t tap_step, float* points, int64_t point_step, int64_t count);        \
   void map_weight_gradient(int m, const float* points, int64_t point_step, float* taps, int64_t tap_step, int64_t count); \
+  void pool_pixels(const PixelPool& f);                                                                                  \
   void pixels_from_planes(const PlaneRow& row);                                                                          \
   void planes_from_pixels(const PlaneRow& row);                                                                          \
   void add_planes_from_pixels(const PlaneRow& row)

@@ -3,6 +3,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <array>
 #include <atomic>
 
 namespace mer_fast {
@@ -12,8 +13,10 @@ constexpr const char* kOp = "recurrent_conv2d";
 
 class Inference {
  public:
-  Inference(const Section& s, const std::vector<float>& scale, const std::vector<float>& shift, float* output, bool exact)
-      : s_(s), scale_(scale), shift_(shift), output_(output),
+  // `pool` windows of the output are reduced where each row of tiles holds whole ones, see pools().
+  Inference(
+      const Section& s, const std::vector<float>& scale, const std::vector<float>& shift, const std::array<int64_t, 2>& pool, float* output, bool exact)
+      : s_(s), scale_(scale), shift_(shift), pool_(pool), output_(output),
         first_grid_(s.first_filter(exact), s.height, s.width, s.padded_channels(), s.padded_maps(), shares(s)),
         grid_(s.filter(exact), s.height, s.width, s.padded_maps(), s.padded_maps(), shares(s)),
         first_bank_(bank_for(first_grid_.filter, s.maps, s.channels, false)),
@@ -27,10 +30,14 @@ class Inference {
     }
   }
 
+  static bool pools(const Filter& filter, const std::array<int64_t, 2>& pool) {
+    return pool[0] * pool[1] == 1 || (filter.m > 0 && filter.m % pool[0] == 0);
+  }
+
   // False where something was not finite, which Winograd's transforms spread.
   bool run() {
     const Band first(first_grid_, s_.padded_channels(), first_bank_.widest()), rest(grid_, s_.padded_maps(), banks_[0].widest());
-    const int64_t turned = grid_.width * s_.padded_maps() * std::max(grid_.filter.m ? grid_.filter.m : grid_.band_rows, int64_t{1});
+    const int64_t turned = 2 * grid_.width * s_.padded_maps() * std::max(grid_.filter.m, 1);  // and its windows
     slots_.reserve(first.elements() + rest.elements() + turned + image_elements() + 64);
     for (int64_t i = 0; i < slots_.count(); ++i) {
       workers_.push_back({first, rest, nullptr});
@@ -42,10 +49,10 @@ class Inference {
     }
     if (s_.batch >= slots_.count()) {
       slots_.share(s_.batch, [&](int64_t slot, int64_t begin, int64_t end) {
-        for (int64_t n = begin; n < end && finite_; ++n) run_image(n, images_[static_cast<size_t>(slot)], slot);
+        for (int64_t n = begin; n < end && goes_on(); ++n) run_image(n, images_[static_cast<size_t>(slot)], slot);
       });
     } else {
-      for (int64_t n = 0; n < s_.batch && finite_; ++n) run_image(n, images_[0], -1);
+      for (int64_t n = 0; n < s_.batch && goes_on(); ++n) run_image(n, images_[0], -1);
     }
     return finite_;
   }
@@ -59,6 +66,9 @@ class Inference {
     Map input, states[2];
     float* fed_forward;  // the convolved input, for every step
   };
+
+  // By the formula, what is not finite stays where it belongs.
+  bool goes_on() const { return finite_ || !grid_.filter.m; }
 
   // Bands of an image: as many as threads, where these are more than the images.
   int64_t shares(const Section& s) const { return s.batch < slots_.count() ? slots_.count() : 1; }
@@ -122,7 +132,8 @@ class Inference {
   }
   void write(int64_t n, int64_t h, int64_t first, int64_t width, const float* pixels) {
     if (first >= s_.maps) return;
-    const PlaneRow turned{pixels, output_ + (n * s_.maps + first) * s_.plane() + h * s_.width, std::min(width, s_.maps - first), s_.width, s_.plane(), width};
+    const int64_t wide = s_.width / pool_[1], plane = s_.height / pool_[0] * wide;
+    const PlaneRow turned{pixels, output_ + (n * s_.maps + first) * plane + h * wide, std::min(width, s_.maps - first), wide, plane, width};
     MER_FAST_DISPATCH(planes_from_pixels, turned);
   }
 
@@ -135,7 +146,15 @@ class Inference {
     const TileStates states{scale_.data() + k * maps + first, shift_.data() + k * maps + first, forward_row(image, h, first),
                             input_after(k, image, h, first), s_.width * maps, maps, image.input.row_step(), maps, rows, s_.width};
     if (!MER_FAST_DISPATCH(map_states, grid_.filter.m, f, states)) finite_ = false;
-    for (int64_t r = 0; r < (is_last(k) ? rows : 0); ++r) write(n, h + r, first, width, w.turned + r * s_.width * width);
+    for (int64_t r = 0; is_last(k) && r + pool_[0] <= rows; r += pool_[0]) {
+      const float* row = w.turned + r * f.row_step;
+      if (pool_[0] * pool_[1] > 1) {
+        float* windows = w.turned + grid_.filter.m * f.row_step;
+        MER_FAST_DISPATCH(pool_pixels, {row, f.row_step, width, pool_[0], pool_[1], s_.width / pool_[1], width, windows});
+        row = windows;
+      }
+      write(n, (h + r) / pool_[0], first, width, row);
+    }
   }
 
   void finish_row(int64_t n, int64_t k, Image& image, Worker& w, int64_t first, int64_t h, Pixels z, int64_t width) {
@@ -152,6 +171,7 @@ class Inference {
   Slots slots_;
   const Section& s_;
   const std::vector<float>&scale_, &shift_;
+  std::array<int64_t, 2> pool_;
   float* output_;
   Grid first_grid_, grid_;
   Bank first_bank_;
@@ -161,17 +181,44 @@ class Inference {
   std::atomic<bool> finite_{true};
 };
 
+// Max-pool of whole planes, of sides that no row of tiles holds.
+void pool_planes(const float* in, int64_t planes, int64_t height, int64_t width, const std::array<int64_t, 2>& pool, float* out) {
+  const int64_t high = height / pool[0], wide = width / pool[1];
+  torch::stable::parallel_for(0, planes, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * high * wide; i < end * high * wide; ++i) {
+      const float* window = in + i / (high * wide) * height * width + i / wide % high * pool[0] * width + i % wide * pool[1];
+      float most = *window;
+      for (int64_t k = 0; k < pool[0] * pool[1]; ++k) {
+        const float x = window[k / pool[1] * width + k % pool[1]];
+        if (x > most || x != x) most = x;
+      }
+      out[i] = most;
+    }
+  });
+}
+
 Tensor recurrent_conv2d(
     const Tensor& input, const Tensor& input_weight, const Tensor& recurrent_weights, const std::optional<Tensor>& scale,
-    const std::optional<Tensor>& shift, int64_t steps, const std::string& injection, bool exact) {
+    const std::optional<Tensor>& shift, int64_t steps, const std::string& injection, const std::vector<int64_t>& window, bool exact) {
   const Section s(kOp, input, input_weight, recurrent_weights, steps, injection);
   s.check_norm("scale", scale);
   s.check_norm("shift", shift);
-  Tensor output = torch::stable::new_empty(s.input, {s.batch, s.maps, s.height, s.width});
+  MER_FAST_CHECK(
+      window.size() == 2 && window[0] >= 1 && window[1] >= 1 && window[0] <= std::max<int64_t>(s.height, 1) && window[1] <= std::max<int64_t>(s.width, 1),
+      kOp, ": pool must be two sides that fit into the input");
+  const std::array<int64_t, 2> pool{window[0], window[1]}, none{1, 1};
+  Tensor output = torch::stable::new_empty(s.input, {s.batch, s.maps, s.height / pool[0], s.width / pool[1]});
   if (s.empty()) return output;
   const std::vector<float> scales = s.of_norm(scale, 1), shifts = s.of_norm(shift, 0);
   float* out = static_cast<float*>(output.mutable_data_ptr());
-  if (exact || !Inference(s, scales, shifts, out, false).run()) Inference(s, scales, shifts, out, true).run();
+  if (!exact && Inference::pools(s.filter(false), pool) && Inference(s, scales, shifts, pool, out, false).run()) return output;
+  const bool pooled = pool != none;
+  Tensor whole = pooled ? torch::stable::new_empty(s.input, {s.batch, s.maps, s.height, s.width}) : output;
+  float* all = static_cast<float*>(whole.mutable_data_ptr());
+  if (exact || Inference::pools(s.filter(false), pool) || !Inference(s, scales, shifts, none, all, false).run()) {
+    Inference(s, scales, shifts, none, all, true).run();
+  }
+  if (pooled) pool_planes(all, s.batch * s.maps, s.height, s.width, pool, out);
   return output;
 }
 

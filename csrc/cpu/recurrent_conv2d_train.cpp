@@ -68,15 +68,18 @@ class Forward : Training {
       : Training(s, norms, maps, exact), normalise_(normalise), eps_(eps) {}
 
   bool run(float* output, float* statistics) {
-    for (int64_t k = 0; k <= s_.steps && finite_; ++k) {
+    for (int64_t k = 0; k <= s_.steps && goes_on(); ++k) {
       state(k);
       if (normalise_) gather(k, statistics);
     }
-    if (finite_) write(output);
+    if (goes_on()) write(output);
     return finite_;
   }
 
  private:
+  // By the formula, what is not finite stays where it belongs.
+  bool goes_on() const { return finite_ || !(first_grid_.filter.m || grid_.filter.m); }
+
   void state(int64_t k) {
     const Grid& g = grid(k);
     Bank bank = bank_for(g.filter, s_.maps, k == 0 ? s_.channels : s_.maps, false);

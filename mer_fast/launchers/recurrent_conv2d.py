@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from . import _double_section, kernels, launch
-from ._implicit_gemm import cdiv, is_wide, serves_cuda
+from ._implicit_gemm import Ints, cdiv, is_wide, serves_cuda
 from ._recurrent import Sum, convolution_gradients, maps_of, packed, pointwise, products, rows_of
 
 PROGRAMS = 512  # of the sums, about: enough for every GPU, and the same splits on each
@@ -74,8 +75,18 @@ def recurrent_conv2d(
     shift: torch.Tensor | None,
     steps: int,
     injection: str,
+    pool: Ints,
     exact: bool,  # sums always go in the order of the formula here
 ) -> torch.Tensor:
+    output = _states(input, input_weight, recurrent_weights, scale, shift, steps, injection)
+    return output if tuple(pool) == (1, 1) else F.max_pool2d(output, list(pool))
+
+
+def _states(
+    input: torch.Tensor, input_weight: torch.Tensor, recurrent_weights: torch.Tensor, scale: torch.Tensor | None,
+    shift: torch.Tensor | None, steps: int, injection: str,
+) -> torch.Tensor:  # fmt: skip
+    """The last state, one launch each."""
     section = Section(input, input_weight, recurrent_weights, steps, injection)
     output = input.new_empty((input.shape[0], section.maps, *section.size))
     if output.numel() == 0:

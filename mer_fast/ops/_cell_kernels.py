@@ -13,7 +13,7 @@ from ._recurrent_section import CHANNEL_PAD
 
 # States are kept at every SEGMENT-th step, a number that no call changes: traced code serves every length.
 SEGMENT = 8
-MOST_WEIGHTS = 2**17  # of a 3x3 kernel's tap, on a CPU: beyond it sums and transformed weights leave the caches
+MOST_WEIGHTS = 2**19  # of a kernel's tap, on a CPU, where every thread sums a gradient as large as all transformed weights
 
 Tensors = Sequence[torch.Tensor | None]
 

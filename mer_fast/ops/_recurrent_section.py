@@ -15,7 +15,7 @@ from ._conv import exact
 from ._dispatch import kernel, over_examples, register
 
 CHANNEL_PAD = 16  # of the maps that the CPU's kernels keep
-MOST_CHANNELS = 256  # on a CPU: whose sums of a weight's gradient fit its caches
+MOST_CHANNELS = 512  # on a CPU, where every thread sums a gradient as large as all transformed weights
 Tensors = Sequence[torch.Tensor]
 
 
@@ -43,12 +43,12 @@ def _stacked(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
 
 def fixed_section(
     input: torch.Tensor, input_weight: torch.Tensor, recurrent_weights: Tensors, steps: int, injection: str,
-    folds: Sequence[tuple[torch.Tensor, torch.Tensor]] | None,
+    folds: Sequence[tuple[torch.Tensor, torch.Tensor]] | None, pool: Sequence[int] | None,
 ) -> torch.Tensor:  # fmt: skip
-    """(N, C, H, W) -> (N, K, H, W); `folds` are scale and shift of each state's norm, None where there is no norm."""
+    """(N, C, H, W) -> (N, K, H', W'); `folds` are scale and shift of each state's norm, None where there is no norm."""
     scale, shift = (None, None) if folds is None else (_stacked(values) for values in zip(*folds, strict=True))
     weights = torch.stack(list(recurrent_weights))
-    return kernel("recurrent_conv2d")(input, input_weight, weights, scale, shift, steps, injection, exact())
+    return kernel("recurrent_conv2d")(input, input_weight, weights, scale, shift, steps, injection, list(pool or (1, 1)), exact())
 
 
 def trained_section(
@@ -64,8 +64,9 @@ def trained_section(
 
 
 # --- registrations -----------------------------------------------------------------------------------------------------
-def _fake(input: torch.Tensor, weight: torch.Tensor, *_: object) -> torch.Tensor:
-    return input.new_empty([input.shape[0], weight.shape[0], *input.shape[2:]])
+def _fake(*arguments: Any) -> torch.Tensor:
+    input, weight, *_, pool, _ = arguments
+    return input.new_empty([input.shape[0], weight.shape[0], *(size // p for size, p in zip(input.shape[2:], pool, strict=True))])
 
 
 def _fake_train(
@@ -75,7 +76,7 @@ def _fake_train(
     maps = input_weight.shape[0]
     kept = (maps + CHANNEL_PAD - 1) // CHANNEL_PAD * CHANNEL_PAD if input.device.type == "cpu" else maps
     return (
-        _fake(input, input_weight),
+        input.new_empty([input.shape[0], maps, *input.shape[2:]]),
         input.new_empty([steps + 1, input.shape[0], *input.shape[2:], kept]),
         input.new_empty([steps + 1 if normalise else 0, 2, maps], dtype=torch.float32),
     )

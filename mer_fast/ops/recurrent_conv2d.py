@@ -61,11 +61,12 @@ def recurrent_conv2d(
         training: "batch" uses the batch's statistics; otherwise the running ones, which go into the weights at every call.
         momentum, eps: as in `torch.nn.BatchNorm2d`; eps also of "group".
         groups: of "group", a divisor of K.
-        pool: kernel and stride of a closing max-pool, a number or (h, w); None for none.
+        pool: kernel and stride of a closing max-pool, a number or (h, w); None for none. Without gradient the kernel takes it
+            in on a CPU, where a tile of outputs holds whole windows (2 and 4 behind 3x3 kernels, 2 behind 5x5).
 
     Returns:
         (N, K, H', W') in the dtype of `input`, contiguous; under autocast in autocast's. Differentiable, also twice. With
-        norm "batch" or None one kernel runs the section: on a CPU in float32 with at most 256 channels (3x3 and 5x5 kernels
+        norm "batch" or None one kernel runs the section: on a CPU in float32 with at most 512 channels (3x3 and 5x5 kernels
         as Winograd convolutions, except under `torch.use_deterministic_algorithms(True)`), on a GPU in 32 and 16 bits. The
         rest, gradients through running statistics and torch.func's derivatives run the library's convolutions.
 
@@ -105,8 +106,7 @@ def recurrent_conv2d(
         each: dict[str, Any] = {name: [None] * (steps + 1) if one is None else list(one) for name, one in lists.items()}
         norms = Norms(norm, **each, batch_statistics=batch_statistics, momentum=momentum, eps=eps, groups=groups)
         run = _fused if how == "kernel" else _composed
-        y = run(input, input_weight, recurrent_weights, steps, injection, norms, gradient)
-        return y if window is None else F.max_pool2d(y, window)
+        return run(input, input_weight, recurrent_weights, steps, injection, norms, gradient, window)
 
 
 @dataclass(frozen=True)
@@ -158,20 +158,20 @@ class Norms:
 
 def _fused(
     input: torch.Tensor, input_weight: torch.Tensor, recurrent_weights: Tensors, steps: int, injection: str, norms: Norms,
-    gradient: bool,
+    gradient: bool, pool: list[int] | None,
 ) -> torch.Tensor:  # fmt: skip
     rest = input, input_weight, recurrent_weights, steps, injection
     if not norms.batch_statistics and not gradient:
-        return fixed_section(*rest, None if norms.kind is None else norms.folds())
+        return fixed_section(*rest, None if norms.kind is None else norms.folds(), pool)
     y, statistics = trained_section(*rest, norms.batch_statistics, norms.norm_weights, norms.norm_biases, norms.eps)
     if norms.batch_statistics:
         norms.keep(statistics, input.numel() // max(1, input.shape[1]))
-    return y
+    return y if pool is None else F.max_pool2d(y, pool)
 
 
 def _composed(
     input: torch.Tensor, input_weight: torch.Tensor, recurrent_weights: Tensors, steps: int, injection: str, norms: Norms,
-    gradient: bool,
+    gradient: bool, pool: list[int] | None,
 ) -> torch.Tensor:  # fmt: skip
     in_place = not gradient
     rest = input, input_weight, recurrent_weights, steps, injection
@@ -181,7 +181,7 @@ def _composed(
         # The library's group norm has no vmap rule for channels-last memory.
         y = section(*rest, lambda z, k: norms.activated(z, k, in_place), in_place, keep_layout=norms.kind == "group")
     # Code behind the layer may take a view of it.
-    return y.contiguous()
+    return (y if pool is None else F.max_pool2d(y, pool)).contiguous()
 
 
 def _check_operands(input: torch.Tensor, input_weight: torch.Tensor, recurrent_weights: Tensors, injection: str) -> None:
