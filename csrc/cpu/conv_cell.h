@@ -17,7 +17,6 @@
 
 namespace mer_fast {
 
-inline const float* floats(const Tensor& t) { return static_cast<const float*>(t.const_data_ptr()); }
 inline const float* floats(const std::optional<Tensor>& t) { return t ? floats(*t) : nullptr; }
 // A tensor's elements in float: itself, contiguous, or a widened copy.
 inline Tensor widened(const Tensor& t) {
@@ -30,6 +29,13 @@ inline Tensor widened(const Tensor& t) {
   return wide;
 }
 inline std::optional<Tensor> widened(const std::optional<Tensor>& t) { return t ? std::optional<Tensor>(widened(*t)) : std::nullopt; }
+// Segments of states that are kept; never 1 of a size that may change, which traced code would take for a constant.
+inline int64_t segments_of(int64_t steps, int64_t segment) {
+  return segment > 0 ? std::max<int64_t>(2, (steps + segment - 1) / segment) : 0;
+}
+inline void check_segment(const char* op, int64_t segment) {
+  MER_FAST_CHECK(segment >= 0 && segment < int64_t{1} << 31, op, ": segment must not be negative, got ", segment);
+}
 inline std::optional<Tensor> dense(const std::optional<Tensor>& t) { return t ? std::optional<Tensor>(contiguous(*t)) : std::nullopt; }
 
 // The operands of a cell over time, checked. Kind says what tells an LSTM from a GRU.
@@ -60,7 +66,7 @@ struct CellOperands {
     steps = input.size(0), batch = input.size(1), channels = input.size(2), height = input.size(3), width = input.size(4);
     hidden = weight_hh.size(1);
     MER_FAST_CHECK(
-        hidden >= 1 && weight_hh.size(0) == Kind::kGates * hidden && weight_ih.size(0) == weight_hh.size(0) && weight_ih.size(1) == channels, op,
+        hidden >= 1 && channels >= 1 && weight_hh.size(0) == Kind::kGates * hidden && weight_ih.size(0) == weight_hh.size(0) && weight_ih.size(1) == channels, op,
         ": weight_ih ", shape_text(weight_ih), " and weight_hh ", shape_text(weight_hh), " do not fit input ", shape_text(input));
     MER_FAST_CHECK(
         weight_ih.size(2) == weight_hh.size(2) && weight_ih.size(3) == weight_hh.size(3) && weight_ih.size(2) % 2 == 1 && weight_ih.size(3) % 2 == 1,
@@ -204,6 +210,7 @@ class CellStep {
                            hidden, hidden, hidden, gates ? gates + (row + r) * o_->width * kSlots * hidden + first : nullptr, kSlots * hidden,
                            o_->width, wide};
           finite &= Kind::rows(f);
+          clear_padding(f, first);
         }
       });
     }
@@ -211,6 +218,16 @@ class CellStep {
   }
 
  private:
+  void clear_padding(const CellRows& f, int64_t first) const {
+    const int64_t used = o_->hidden - first;
+    if (used >= f.channels) return;
+    mer_fast::clear_padding(f.h_next, f.h_next_step, f.pixels, used, f.channels);
+    if (f.c_next) mer_fast::clear_padding(f.c_next, f.c_step, f.pixels, used, f.channels);
+    for (int64_t slot = 0; f.gates && slot < kSlots; ++slot) {
+      mer_fast::clear_padding(f.gates + slot * f.bias_slot, f.gates_step, f.pixels, used, f.channels);
+    }
+  }
+
   const CellOperands<Kind>* o_;
   const CellBanks<Kind>* banks_;
   Band band_;

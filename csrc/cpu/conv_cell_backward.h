@@ -2,6 +2,8 @@
 // again, from the gates where these were kept, else with the convolutions; then the steps run backwards.
 #pragma once
 
+#include <cmath>
+
 #include "conv_cell_forward.h"
 
 namespace mer_fast {
@@ -20,7 +22,8 @@ class CellBackward {
         grid_(o.filter(exact), o.height, o.width, kSlots * o.padded_hidden(), o.depth(), o.batch < slots_.count() ? slots_.count() : 1),
         banks_(o, grid_.filter) {}
 
-  void run() {
+  // False, and nothing written but what will be written again, where a gradient is not finite, which Winograd's transforms spread.
+  bool run() {
     int64_t elements = banks_.to_state.elements();
     if (to_.input) elements += banks_.to_input.elements();
     if (!kept_.gates) elements += banks_.forward.elements();
@@ -37,7 +40,12 @@ class CellBackward {
     } else {
       for (int64_t n = 0; n < o_.batch; ++n) run_image(n, images_[0], -1);
     }
+    for (size_t i = 1; i < workers_.size(); ++i) {
+      for (int64_t c = 0; c < kSlots * hidden(); ++c) workers_[0].bias[c] += workers_[i].bias[c];
+    }
+    if (grid_.filter.m && !std::all_of(workers_[0].bias, workers_[0].bias + kSlots * hidden(), [](float x) { return std::isfinite(x); })) return false;
     finish();
+    return true;
   }
 
  private:
@@ -71,8 +79,8 @@ class CellBackward {
     const CellStep<Kind> step(o_, grid_, banks_, kept_.gates ? 0 : banks_.forward.widest());
     const Band back(grid_, kSlots * hidden(), widest);
     const WeightSums sums(grid_, o_.depth(), kSlots * hidden());
-    const int64_t image = states * (map + rows()) + (kept_.gates ? 0 : states * kSlots * rows()) + 2 * rows() + wide;
-    slots_.reserve(step.elements() + back.elements() + sums.elements() + (kSlots + 3) * hidden() + row() + image + 64 * (states + 8));
+    const int64_t image = 64 * (states + 8) + states * (map + rows()) + (kept_.gates ? 0 : states * kSlots * rows()) + 2 * rows() + wide;
+    slots_.reserve(step.elements() + back.elements() + sums.elements() + (kSlots + 3) * hidden() + row() + 128, image, o_.batch);
     for (int64_t i = 0; i < slots_.count(); ++i) {
       Arena& arena = slots_.arena(i);
       workers_.push_back({step, back, sums, nullptr, nullptr, nullptr});
@@ -84,6 +92,7 @@ class CellBackward {
       w.grad = arena.take<float>(row());
       std::fill_n(w.bias, kSlots * hidden(), 0.0f);
       std::fill_n(w.peephole, 3 * hidden(), 0.0f);
+      if (!slots_.holds(i, o_.batch)) continue;
       Image m{{}, arena.take<float>(states * rows()), kept_.gates ? nullptr : arena.take<float>(states * kSlots * rows()),
               arena.take<float>(rows()), arena.take<float>(rows()), Map(arena.take<float>(wide), grid_, kSlots * hidden())};
       for (int64_t k = 0; k < states; ++k) {
@@ -205,7 +214,6 @@ class CellBackward {
   void finish() {
     for (size_t i = 1; i < workers_.size(); ++i) {
       workers_[0].sums.add(workers_[i].sums);
-      for (int64_t c = 0; c < kSlots * hidden(); ++c) workers_[0].bias[c] += workers_[i].bias[c];
       for (int64_t c = 0; c < 3 * hidden(); ++c) workers_[0].peephole[c] += workers_[i].peephole[c];
     }
     const int64_t inputs = o_.padded_channels(), taps = o_.taps();
@@ -247,7 +255,7 @@ void check_cell_gradient(const CellOperands<Kind>& o, const Tensor& grad_output,
         grad_output.dim() == 5 && grad_output.size(d) == wanted[d], o.op, ": grad_output must have the shape of the output, got ",
         shape_text(grad_output));
   }
-  const int64_t rows = o.batch * o.plane() * o.padded_hidden(), segments = segment > 0 ? (o.steps + segment - 1) / segment : 0;
+  const int64_t rows = o.batch * o.plane() * o.padded_hidden(), segments = segments_of(o.steps, segment);
   MER_FAST_CHECK(
       segment > 0 && states.is_contiguous() && states.scalar_type() == ScalarType::Float && states.numel() == segments * Kind::kStates * rows &&
           gates.is_contiguous() && gates.scalar_type() == ScalarType::Float && (gates.numel() == 0 || gates.numel() == o.steps * kSlots * rows),

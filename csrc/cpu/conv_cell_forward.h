@@ -31,11 +31,12 @@ class CellForward {
     banks_.fill_forward();
     const CellStep<Kind> step(o_, grid_, banks_, banks_.forward.widest());
     const int64_t map = grid_.map_elements(o_.padded_hidden()), rows = o_.plane() * o_.padded_hidden();
-    slots_.reserve(step.elements() + 2 * map + (Kind::kStates == 2 ? rows : 0) + 64);
+    slots_.reserve(step.elements(), 2 * map + (Kind::kStates == 2 ? rows : 0) + 64, o_.batch);
     for (int64_t i = 0; i < slots_.count(); ++i) {
       Arena& arena = slots_.arena(i);
       steps_.push_back(step);
       steps_.back().place(arena);
+      if (!slots_.holds(i, o_.batch)) continue;
       images_.push_back({{Map(arena.take<float>(map), grid_, o_.padded_hidden()), Map(arena.take<float>(map), grid_, o_.padded_hidden())},
                          Kind::kStates == 2 ? arena.take<float>(rows) : nullptr});
       for (Map& h : images_.back().h) h.clear_border();
@@ -68,6 +69,7 @@ class CellForward {
       run_step(n, s, image, slot);
     }
     for (int64_t t = running; t < o_.steps; ++t) std::fill_n(output(t, n), o_.hidden * o_.plane(), 0.0f);
+    clear_unused(n, running);
     Map& h = image.h[running % 2];
     for (int64_t y = 0; y < o_.height; ++y) {
       rows_to_planes(h.pixels(y), o_.padded_hidden(), o_.hidden, o_.width, o_.plane(), y, to_.h + n * o_.hidden * o_.plane());
@@ -88,6 +90,15 @@ class CellForward {
       rows_from_planes(floats(state) + n * o_.hidden * o_.plane(), o_.hidden, o_.width, o_.plane(), y, pixels);
     } else {
       std::fill_n(pixels, row(), 0.0f);
+    }
+  }
+
+  // What is kept of steps that do not run is zero.
+  void clear_unused(int64_t n, int64_t running) const {
+    const int64_t rows = o_.plane() * o_.padded_hidden(), segment = kept_.segment;
+    for (int64_t s = running; kept_.gates && s < o_.steps; ++s) std::fill_n(kept_.gates + (s * o_.batch + n) * kSlots * rows, kSlots * rows, 0.0f);
+    for (int64_t k = segment ? (running + segment - 1) / segment : 0; k < segments_of(o_.steps, segment); ++k) {
+      for (int64_t i = 0; i < Kind::kStates; ++i) std::fill_n(kept_.states + ((k * Kind::kStates + i) * o_.batch + n) * rows, rows, 0.0f);
     }
   }
 

@@ -25,12 +25,13 @@ class CellMatrix {
     fill_weights();
     const int64_t work = 16 + band_rows_ * row_tiles_ * kTilePixels * columns_ + 2 * o_.width * (o_.padded_hidden() + o_.padded_channels());
     const int64_t maps = (map_elements(inputs_) + 2 * map_elements(states_)) / 2 + 64;
-    slots_.reserve(work + maps + o_.plane() * o_.padded_hidden() + 160);
+    slots_.reserve(work + 96, maps + o_.plane() * o_.padded_hidden() + 96, o_.batch);
     for (int64_t i = 0; i < slots_.count(); ++i) {
       Arena& arena = slots_.arena(i);
       workers_.push_back({arena.take<float>(band_rows_ * row_tiles_ * kTilePixels * columns_),
                           arena.take<float>(o_.width * std::max(o_.padded_hidden(), o_.padded_channels())),
                           arena.take<float>(o_.width * std::max(o_.padded_hidden(), o_.padded_channels()))});
+      if (!slots_.holds(i, o_.batch)) continue;
       images_.push_back({arena.take<uint16_t>(map_elements(inputs_)), {arena.take<uint16_t>(map_elements(states_)), arena.take<uint16_t>(map_elements(states_))},
                          arena.take<float>(o_.plane() * o_.padded_hidden())});
       Image& image = images_.back();
@@ -174,6 +175,8 @@ class CellMatrix {
                             o_.peephole.empty() ? nullptr : o_.peephole.data(), hidden(), carried, carried, h_next, carried, hidden(), hidden(), hidden(),
                             nullptr, 0, o_.width, hidden()};
         Kind::rows(rows);
+        clear_padding(carried, hidden(), o_.width, o_.hidden, hidden());
+        clear_padding(h_next, hidden(), o_.width, o_.hidden, hidden());
         store_pixels(h_next, hidden(), pixels(next, states_, y), states_);
         write_planes(h_next, y, w, frame(to_.output, t * o_.batch + n));
       }

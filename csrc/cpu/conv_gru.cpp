@@ -43,10 +43,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_gru(
     const Tensor& input, const Tensor& weight_ih, const Tensor& weight_hh, const std::optional<Tensor>& bias_ih,
     const std::optional<Tensor>& bias_hh, const std::optional<Tensor>& h0, const std::optional<Tensor>& lengths, bool reverse, int64_t segment,
     bool keep_gates, bool exact) {
+  check_segment("conv_gru", segment);
   const Operands o = operands("conv_gru", input, weight_ih, weight_hh, bias_ih, bias_hh, h0, lengths, reverse);
   Tensor output = torch::stable::new_empty(o.input, {o.steps, o.batch, o.hidden, o.height, o.width});
   Tensor h = torch::stable::new_empty(o.input, {o.batch, o.hidden, o.height, o.width});
-  const int64_t segments = segment > 0 ? (o.steps + segment - 1) / segment : 0, kept = o.padded_hidden();
+  const int64_t segments = segments_of(o.steps, segment), kept = o.padded_hidden();
   Tensor gates = torch::stable::new_empty(o.input, {segment > 0 && keep_gates ? o.steps : 0, o.batch, o.height, o.width, kSlots * kept});
   Tensor states = torch::stable::new_empty(o.input, {segments, o.batch, o.height, o.width, kept}, ScalarType::Float);
   if (o.empty()) return {output, h, gates, states};
@@ -79,7 +80,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_gru_backward(
     std::vector<float> by_slot(static_cast<size_t>(kSlots * o.padded_hidden()));
     const auto data = [](Tensor& t) { return t.numel() ? static_cast<float*>(t.mutable_data_ptr()) : nullptr; };
     const CellGradients to{need_input ? data(of_input) : nullptr, data(of_ih), data(of_hh), by_slot.data(), nullptr, data(of_h0), nullptr};
-    CellBackward<Gru>(o, grad_output, grad_h, std::nullopt, kept_of(gates, states, segment), to, exact).run();
+    const auto run = [&](bool direct) { return CellBackward<Gru>(o, grad_output, grad_h, std::nullopt, kept_of(gates, states, segment), to, direct).run(); };
+    if (exact || !run(false)) run(true);
     for (int64_t slot = 0; slot < kSlots; ++slot) {
       const int64_t of = Gru::gradient_slot(slot);
       const float* sums = by_slot.data() + slot * o.padded_hidden();

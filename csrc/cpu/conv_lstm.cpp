@@ -43,11 +43,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_lstm(
     const Tensor& input, const Tensor& weight_ih, const Tensor& weight_hh, const std::optional<Tensor>& bias,
     const std::optional<Tensor>& peephole, const std::optional<Tensor>& h0, const std::optional<Tensor>& c0, const std::optional<Tensor>& lengths,
     bool reverse, int64_t segment, bool keep_gates, bool exact) {
+  check_segment("conv_lstm", segment);
   const Operands o = operands("conv_lstm", input, weight_ih, weight_hh, bias, peephole, h0, c0, lengths, reverse);
   Tensor output = torch::stable::new_empty(o.input, {o.steps, o.batch, o.hidden, o.height, o.width});
   Tensor h = torch::stable::new_empty(o.input, {o.batch, o.hidden, o.height, o.width});
   Tensor c = torch::stable::new_empty(o.input, {o.batch, o.hidden, o.height, o.width});
-  const int64_t segments = segment > 0 ? (o.steps + segment - 1) / segment : 0, kept = o.padded_hidden();
+  const int64_t segments = segments_of(o.steps, segment), kept = o.padded_hidden();
   Tensor gates = torch::stable::new_empty(o.input, {segment > 0 && keep_gates ? o.steps : 0, o.batch, o.height, o.width, kSlots * kept});
   Tensor states = torch::stable::new_empty(o.input, {segments, 2, o.batch, o.height, o.width, kept}, ScalarType::Float);
   if (o.empty()) return {output, h, c, gates, states};
@@ -81,7 +82,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_lstm_bac
     std::vector<float> by_slot(static_cast<size_t>(kSlots * o.padded_hidden()));
     const auto data = [](Tensor& t) { return t.numel() ? static_cast<float*>(t.mutable_data_ptr()) : nullptr; };
     const CellGradients to{need_input ? data(of_input) : nullptr, data(of_ih), data(of_hh), by_slot.data(), data(of_peephole), data(of_h0), data(of_c0)};
-    CellBackward<Lstm>(o, grad_output, grad_h, grad_c, kept_of(gates, states, segment), to, exact).run();
+    const auto run = [&](bool direct) { return CellBackward<Lstm>(o, grad_output, grad_h, grad_c, kept_of(gates, states, segment), to, direct).run(); };
+    if (exact || !run(false)) run(true);
     for (int64_t gate = 0; bias && gate < Lstm::kGates; ++gate) {
       std::copy_n(by_slot.data() + gate * o.padded_hidden(), o.hidden, data(of_bias) + gate * o.hidden);
     }

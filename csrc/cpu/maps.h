@@ -16,6 +16,12 @@ namespace mer_fast {
 constexpr int64_t kChunk = 2 * kPad;     // columns of a product at a time, at most
 constexpr int64_t kWidestBlock = 256;  // columns for which a thread holds a band's outputs
 
+// Zeros into the channels from `used` to `width` of some pixels. By the formula what is not finite leaves NaN there, which
+// would reach every channel of the next step.
+inline void clear_padding(float* pixels, int64_t step, int64_t count, int64_t used, int64_t width) {
+  for (int64_t i = 0; used < width && i < count; ++i) std::fill_n(pixels + i * step + std::max<int64_t>(used, 0), width - std::max<int64_t>(used, 0), 0.0f);
+}
+
 struct Filter {
   int64_t height, width;
   int m;  // outputs a side of a Winograd tile; 0: by the formula
@@ -167,6 +173,11 @@ class Slots {
   Arena& arena(int64_t slot) const { return (*arenas_)[static_cast<size_t>(slot)]; }
   void reserve(int64_t elements) const {
     for (int64_t s = 0; s < count_; ++s) arena(s).reserve<float>({elements});
+  }
+  // And room for an image, in each slot that works on images of its own: all of them, or, where images are fewer, the first.
+  bool holds(int64_t slot, int64_t images) const { return slot == 0 || images >= count_; }
+  void reserve(int64_t elements, int64_t image, int64_t images) const {
+    for (int64_t s = 0; s < count_; ++s) arena(s).reserve<float>({elements + (holds(s, images) ? image : 0)});
   }
 
  private:

@@ -38,14 +38,14 @@ class Inference {
   bool run() {
     const Band first(first_grid_, s_.padded_channels(), first_bank_.widest()), rest(grid_, s_.padded_maps(), banks_[0].widest());
     const int64_t turned = 2 * grid_.width * s_.padded_maps() * std::max(grid_.filter.m, 1);  // and its windows
-    slots_.reserve(first.elements() + rest.elements() + turned + image_elements() + 64);
+    slots_.reserve(first.elements() + rest.elements() + turned + 64, image_elements(), s_.batch);
     for (int64_t i = 0; i < slots_.count(); ++i) {
       workers_.push_back({first, rest, nullptr});
       Worker& w = workers_.back();
       w.first.place(slots_.arena(i));
       w.rest.place(slots_.arena(i));
       w.turned = slots_.arena(i).take<float>(turned);
-      images_.push_back(place_image(slots_.arena(i)));
+      if (slots_.holds(i, s_.batch)) images_.push_back(place_image(slots_.arena(i)));
     }
     if (s_.batch >= slots_.count()) {
       slots_.share(s_.batch, [&](int64_t slot, int64_t begin, int64_t end) {
@@ -145,7 +145,7 @@ class Inference {
     f.pixel_step = is_last(k) ? width : maps;
     const TileStates states{scale_.data() + k * maps + first, shift_.data() + k * maps + first, forward_row(image, h, first),
                             input_after(k, image, h, first), s_.width * maps, maps, image.input.row_step(), maps, rows, s_.width};
-    if (!MER_FAST_DISPATCH(map_states, grid_.filter.m, f, states)) finite_ = false;
+    if (!MER_FAST_DISPATCH(map_states, (k == 0 ? first_grid_ : grid_).filter.m, f, states)) finite_ = false;
     for (int64_t r = 0; is_last(k) && r + pool_[0] <= rows; r += pool_[0]) {
       const float* row = w.turned + r * f.row_step;
       if (pool_[0] * pool_[1] > 1) {
@@ -165,6 +165,7 @@ class Inference {
     const StateRows rows{z, {k > 0 ? forward : nullptr, maps}, {input_after(k, image, h, first), maps}, scale_.data() + k * maps + first,
                          shift_.data() + k * maps + first, out, is_last(k) ? width : maps, s_.width, width};
     if (!MER_FAST_DISPATCH(state_rows, rows)) finite_ = false;
+    clear_padding(out, rows.out_step, s_.width, s_.maps - first, width);
     if (is_last(k)) write(n, h, first, width, w.turned);
   }
 

@@ -32,7 +32,8 @@ struct Section {
     MER_FAST_CHECK(injection == "input" || injection == "feedforward", op, ": injection must be 'input' or 'feedforward', got ", injection);
     fed = injection == "input";
     batch = input.size(0), channels = input.size(1), height = input.size(2), width = input.size(3), maps = input_weight.size(0);
-    MER_FAST_CHECK(steps >= 1, op, ": steps must be at least 1, got ", steps);
+    MER_FAST_CHECK(steps >= 1 && steps < 1 << 20, op, ": steps must be at least 1, got ", steps);
+    MER_FAST_CHECK(channels >= 1 && maps >= 1, op, ": input_weight must not be empty, got ", shape_text(input_weight));
     MER_FAST_CHECK(
         input_weight.size(1) == channels && (!fed || maps == channels), op, ": input_weight ", shape_text(input_weight),
         " does not fit input ", shape_text(input));
@@ -45,7 +46,7 @@ struct Section {
     }
   }
 
-  bool empty() const { return input.numel() == 0 || maps == 0; }
+  bool empty() const { return input.numel() == 0; }
   int64_t padded_maps() const { return padded(maps); }
   int64_t padded_channels() const { return padded(channels); }
   int64_t plane() const { return height * width; }

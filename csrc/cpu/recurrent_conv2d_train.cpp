@@ -120,10 +120,11 @@ class Forward : Training {
     for (int64_t c = 0; begins && c < width; ++c) pivot[c] = z[c] + (u ? u[c] : 0);
     const MomentRows rows{{z, width}, {u, width_}, map_row(k, n, h) + first, width_, s_.width, width, pivot, sums, squares};
     MER_FAST_DISPATCH(moment_rows, rows);
+    clear_padding(rows.out, width_, s_.width, s_.maps - first, width);
     // As sum and sum of squares around zero, in double.
     double* to = sums_.data() + task * 2 * width_ + first;
     float zeros = 0;
-    for (int64_t c = 0; c < width; ++c) {
+    for (int64_t c = 0; c < std::min(width, s_.maps - first); ++c) {
       const double d = sums[c], p = pivot[c], count = static_cast<double>(s_.width);
       to[c] += d + p * count;
       to[width_ + c] += squares[c] + 2 * p * d + p * p * count;
@@ -179,17 +180,19 @@ class Backward : Training {
   Backward(const Section& s, Norms& norms, float* maps, const float* grad, const Gradients& to, bool normalise, bool exact)
       : Training(s, norms, maps, exact), grad_(grad), to_(to), normalise_(normalise) {}
 
-  void run() {
+  // False where a gradient is not finite, which Winograd's transforms spread.
+  bool run() {
     const int64_t map = s_.batch * s_.plane() * width_;
     Tensor memory = torch::stable::new_empty(s_.input, {(s_.fed ? 2 : 3) * map});
     float* all = static_cast<float*>(memory.mutable_data_ptr());
     incoming_ = all, outgoing_ = all + map, fed_forward_ = s_.fed ? nullptr : all + 2 * map;
     mean_grad_.assign(static_cast<size_t>(width_), 0), mean_product_ = mean_grad_;
     turn_grad();
-    for (int64_t k = s_.steps; k >= 0; --k) {
+    for (int64_t k = s_.steps; k >= 0 && (finite_ || !(first_grid_.filter.m || grid_.filter.m)); --k) {
       step(k);
       std::swap(incoming_, outgoing_);
     }
+    return finite_;
   }
 
  private:
@@ -228,7 +231,6 @@ class Backward : Training {
   }
 
   void add_sums(int64_t k, int64_t n, int64_t h, int64_t task, int64_t first, int64_t width, const float* grad, float* channel) {
-    if (!normalise_) return;
     MER_FAST_DISPATCH(norm_sums, norm_rows(k, n, h, grad, first, width), channel + first, channel + width_ + first);
     for (int64_t c = first; c < first + width; ++c) {
       task_sums(task)[c] += channel[c];
@@ -238,6 +240,7 @@ class Backward : Training {
 
   // The gradients of norm k, and what its input's gradient needs.
   void gather(int64_t k, int64_t tasks) {
+    for (const double sum : sums_) finite_ &= std::isfinite(sum);
     if (!normalise_) return;
     const double count = static_cast<double>(s_.batch * s_.plane());
     for (int64_t c = 0; c < s_.maps; ++c) {
@@ -350,7 +353,7 @@ class Backward : Training {
 
   const float* grad_;
   Gradients to_;
-  bool normalise_;
+  bool normalise_, finite_ = true;
   float *incoming_ = nullptr, *outgoing_ = nullptr, *fed_forward_ = nullptr;  // [image][row][pixel][channel]
   std::vector<float> mean_grad_, mean_product_;
   std::vector<double> sums_;
@@ -396,7 +399,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
       statistics.scalar_type() == ScalarType::Float && statistics.numel() == (normalise ? (steps + 1) * 2 * s.maps : 0), op,
       ": statistics are not those of the forward pass, got ", shape_text(statistics));
   const auto zeros = [&](const Tensor& like, bool wanted) {
-    Tensor t = wanted ? torch::stable::empty_like(like) : torch::stable::new_empty(s.input, {0});
+    std::vector<int64_t> shape;
+    for (int64_t d = 0; wanted && d < like.dim(); ++d) shape.push_back(like.size(d));
+    Tensor t = torch::stable::new_empty(s.input, wanted ? shape : std::vector<int64_t>{0});
     return torch::stable::fill_(t, 0);
   };
   Tensor of_input = zeros(s.input, need_input), of_first = zeros(s.input_weight, true), of_rest = zeros(s.recurrent_weights, true);
@@ -412,7 +417,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const auto data = [](Tensor& t, bool wanted) { return wanted ? static_cast<float*>(t.mutable_data_ptr()) : nullptr; };
     const Gradients to{data(of_input, need_input), data(of_first, true), data(of_rest, true), data(of_weight, bool(norm_weight)), data(of_bias, bool(norm_bias))};
     float* kept = static_cast<float*>(const_cast<void*>(maps.const_data_ptr()));  // which are only read
-    Backward(s, norms, kept, static_cast<const float*>(grad.const_data_ptr()), to, normalise, exact).run();
+    const auto run = [&](bool direct) { return Backward(s, norms, kept, floats(grad), to, normalise, direct).run(); };
+    if (!exact && !run(false)) {
+      for (Tensor* t : {&of_input, &of_first, &of_rest, &of_weight, &of_bias}) torch::stable::fill_(*t, 0);
+      exact = true;
+    }
+    if (exact) run(true);
   }
   return {of_input, of_first, of_rest, of_weight, of_bias};
 }

@@ -21,4 +21,6 @@ inline Element element_of(const char* op, const char* name, const Tensor& t) {
   MER_FAST_CHECK(false, op, ": ", name, " must be uint8 or a float type; convert it with .to(torch.float32)");
 }
 
+inline const float* floats(const Tensor& t) { return static_cast<const float*>(t.const_data_ptr()); }
+
 }  // namespace mer_fast

@@ -9,6 +9,7 @@ import torch
 
 from .. import _library
 from ._dispatch import kernel, over_examples, register
+from ._recurrent import without_autocast
 from ._recurrent_section import CHANNEL_PAD
 
 # States are kept at every SEGMENT-th step, a number that no call changes: traced code serves every length.
@@ -65,12 +66,14 @@ def register_cell(
         kept = (hidden + CHANNEL_PAD - 1) // CHANNEL_PAD * CHANNEL_PAD if on_cpu else hidden
         output = input.new_empty([steps, batch, hidden, height, width])
         last = [input.new_empty([batch, hidden, height, width]) for _ in range(states)]
-        segments = (steps + segment - 1) // segment if segment else 0
+        # Never 1, which traced code would take for a constant.
+        segments = torch.sym_max(2, (steps + segment - 1) // segment) if segment and on_cpu else -(-steps // segment) if segment else 0
         shape = [segments, 2, batch, height, width, kept] if states == 2 else [segments, batch, height, width, kept]
-        return (
-            output, *last, input.new_empty([steps if segment and keep_gates else 0, batch, height, width, 4 * kept]),
-            input.new_empty(shape, dtype=torch.float32),
-        )  # fmt: skip
+        gate_shape = [steps if segment and keep_gates else 0, batch, height, width, 4 * kept]
+        if not on_cpu:
+            shape, gate_shape = (shape if segment else [0]), (gate_shape if segment and keep_gates else [0])
+        wide = torch.float64 if input.dtype == torch.float64 else torch.float32
+        return output, *last, input.new_empty(gate_shape), input.new_empty(shape, dtype=wide)
 
     def fake_backward(*arguments: Any) -> tuple[torch.Tensor, ...]:
         given = arguments[states + 1 : states + 1 + operands]
@@ -94,7 +97,8 @@ def register_cell(
         if ctx.segment == 0:
             raise RuntimeError(f"{op}: it was traced without gradients, so that there is none; trace it with gradients enabled")
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # to be differentiated again
-            out = plain(given, lengths, ctx.reverse)
+            with without_autocast(given[0]):
+                out = plain(given, lengths, ctx.reverse)
             needed = [k for k, one in enumerate(given) if one is not None and ctx.needs_input_grad[k]]
             found = torch.autograd.grad(out, [given[k] for k in needed], results, create_graph=True, allow_unused=True)
             pairs = dict(zip(needed, found, strict=True))

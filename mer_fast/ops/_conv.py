@@ -109,17 +109,19 @@ def exact() -> bool:
 
 
 def wants_gradient(*operands: torch.Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
+    if not torch.is_grad_enabled():
+        return False
+    traced = torch.compiler.is_compiling() and _traced_derivative()
+    return traced or any(t is not None and t.requires_grad for t in operands)
 
 
 def beyond_kernels(*operands: torch.Tensor | None) -> bool:
     """Whether a derivative is taken that the kernels do not have, so that plain PyTorch has to run.
 
-    Those are torch.func's (grad, jvp, vmap of anything that wants a gradient) and forward-mode derivatives; torch.compile
-    sees them itself.
+    Those are torch.func's (grad, jvp, vmap of anything that wants a gradient) and forward-mode derivatives.
     """
     if torch.compiler.is_compiling():
-        return False
+        return _traced_derivative()
     tensors = [t for t in operands if t is not None]
     if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
         return True
@@ -129,6 +131,14 @@ def beyond_kernels(*operands: torch.Tensor | None) -> bool:
     if any(level.key() != functorch.TransformType.Vmap for level in stack):
         return True
     return torch.is_grad_enabled() and any(_innermost(t).requires_grad for t in tensors)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _traced_derivative() -> bool:
+    """Whether code is traced inside of a derivative of torch.func; those of autograd are taken of what has been traced."""
+    if forward_ad._current_level >= 0:
+        return True
+    return any(level.key() != functorch.TransformType.Vmap for level in functorch.get_interpreter_stack() or ())
 
 
 def _innermost(tensor: torch.Tensor) -> torch.Tensor:

@@ -13,14 +13,22 @@ import torch
 from ._composed import section
 from ._conv import exact
 from ._dispatch import kernel, over_examples, register
+from ._recurrent import without_autocast
 
 CHANNEL_PAD = 16  # of the maps that the CPU's kernels keep
 MOST_CHANNELS = 512  # on a CPU, where every thread sums a gradient as large as all transformed weights
 Tensors = Sequence[torch.Tensor]
 
 
-def why_not_kernel(input: torch.Tensor, maps: int, norm: str | None, gradient: bool, batch_statistics: bool) -> str | None:
-    """Why a kernel cannot serve a section, or None if it can."""
+def why_not_kernel(
+    input: torch.Tensor, recurrent_weights: Tensors, norm: str | None, lists: Sequence[Any], gradient: bool, batch_statistics: bool
+) -> str | None:
+    """Why a kernel cannot serve a section, or None if it can; `lists` are the norms' tensors, each a list or None."""
+    maps = recurrent_weights[0].shape[0]
+    if any(weight.shape != recurrent_weights[0].shape for weight in recurrent_weights):
+        return "for recurrent weights of one shape"
+    if any(one is None for tensors in lists if tensors is not None for one in tensors):
+        return "for norms that have all tensors or none"
     if norm not in ("batch", None):
         return f"norm={norm!r} has none"
     if norm == "batch" and gradient and not batch_statistics:
@@ -126,7 +134,8 @@ def _plain_gradients(ctx: Any, tensors: Sequence[torch.Tensor | None], grad: tor
             z = torch.nn.functional.batch_norm(z, None, None, *affine, training=True, eps=eps)
         return z.relu()
 
-    out = section(input, input_weight, recurrent.unbind(0), steps, injection, activated, False, keep_layout=True)
+    with without_autocast(input):
+        out = section(input, input_weight, recurrent.unbind(0), steps, injection, activated, False, keep_layout=True)
     wanted = [one for one, need in zip(tensors, ctx.needs_input_grad, strict=False) if need and one is not None]
     found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True, allow_unused=True))
     return [next(found) if need and one is not None else None for one, need in zip(tensors, ctx.needs_input_grad, strict=False)]

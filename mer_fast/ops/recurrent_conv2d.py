@@ -94,7 +94,7 @@ def recurrent_conv2d(
     affine = [one for name in ("norm_weights", "norm_biases") for one in lists[name] or ()]
     operands = [input, input_weight, *recurrent_weights, *affine]
     gradient = wants_gradient(*operands)
-    reason = why_not_kernel(input, input_weight.shape[0], norm, gradient, batch_statistics)
+    reason = why_not_kernel(input, recurrent_weights, norm, list(lists.values()), gradient, batch_statistics)
     with without_autocast(input):
         how = chosen(OP, input, operands, reason)
         if how == "reference":
@@ -137,6 +137,8 @@ class Norms:
 
     def keep(self, statistics: torch.Tensor, values: int) -> None:
         """Moves the running statistics towards a batch's means and biased variances, (states, 2, K), of so many values."""
+        if values == 0:
+            return
         for mean, var, (new_mean, new_var) in zip(self.running_means, self.running_vars, statistics.detach(), strict=True):
             if mean is not None and var is not None:
                 mean.lerp_(new_mean.to(mean.dtype), self.momentum)
@@ -219,6 +221,8 @@ def _check_norm(
                 require_shape(OP, one, tensor, (maps,))
     means, variances = lists["running_means"], lists["running_vars"]
     require((means is None) == (variances is None), OP, "running_means and running_vars", "must both be given, or neither")
+    for name in ("running_means", "running_vars"):
+        require(all(one is not None for one in lists[name] or ()), OP, name, "must have no None")
     require_number(OP, "eps", eps, -1e-45)
     require_number(OP, "momentum", momentum, -1e-9, 1 + 1e-9)
     if norm == "group":
