@@ -12,7 +12,7 @@ import torch
 
 from mer_fast import ops, reference
 
-from . import conv_cases, rivals
+from . import conv_cases, recurrent_cases, rivals
 from .agreement import tvl1_agreement
 from .rivals import Call, Rival
 
@@ -175,10 +175,28 @@ def conv_table(op: str, shown: tuple[conv_cases.Shape, ...], further: tuple[conv
     return tuple(cases)
 
 
+# --- recurrent sections and cells ---------------------------------------------------------------------------------------
+def section_case(section: recurrent_cases.Section, *, backward: bool, group: str | None = None) -> Case:
+    return Case("recurrent_conv2d", **recurrent_cases.section_fields(section, backward=backward), group=group)
+
+
+def section_table(sections: tuple[recurrent_cases.Section, ...]) -> tuple[Case, ...]:
+    """Every section in evaluation, then a training step of each."""
+    widths = ", ".join(f"{s.input[1]}@{s.input[2]}x{s.input[3]}" for s in sections)
+    forms = ((False, f"STRCN-G sections, {widths}"), (True, f"STRCN-G sections, {widths}, training step"))
+    return tuple(section_case(section, backward=backward, group=group) for backward, group in forms for section in sections)
+
+
+def cell_case(cell: recurrent_cases.Cell, form: str) -> Case:
+    return Case(**recurrent_cases.cell_fields(cell, form))
+
+
 CASES: dict[str, tuple[Case, ...]] = {
     "tvl1_flow": tuple(tvl1_flow_case(size, batch) for size in (128, 224) for batch in (1, 16)),
     "tim": (tim_case(60, 10, 340, 280), tim_case(30, 60, 128, 128)),
     "optical_strain": tuple(optical_strain_case(64, 224, backward=backward) for backward in (False, True)),
     "conv3d": conv_table("conv3d", conv_cases.PLAIN, conv_cases.PLAIN_FURTHER),
     "conv3d_pool": conv_table("conv3d_pool", conv_cases.POOLED, conv_cases.POOLED_FURTHER),
+    "recurrent_conv2d": section_table(recurrent_cases.SECTIONS),
+    **{cell.op: tuple(cell_case(cell, form) for form in recurrent_cases.FORMS) for cell in recurrent_cases.CELLS},
 }

@@ -69,53 +69,26 @@ def tim_of_bytes(case: Case, frames: int) -> Case:
     )
 
 
-def recurrent_case(op: str, shape: tuple[int, ...], outputs: int, *, backward: bool) -> Case:
-    """3x3 convolutions on (N, C, H, W), or for the cells on (T, N, C, H, W); a section as in STRCN-G, with two steps.
+def recurrent_cases() -> dict[str, list[Case]]:
+    """The CPU's sections and cells at batch 32, and a larger cell, in bfloat16; the last of each op in float32 too.
 
-    Without a gradient a section has fixed statistics, with one those of the batch.
+    The CPU's own cases are left out: they are small for a GPU, and their rivals take long to compile.
     """
-    from benchmarks import rivals
-    from benchmarks.cases import Case
-    from mer_fast import ops, reference
+    from benchmarks.cases import cell_case, section_case
+    from benchmarks.recurrent_cases import CELLS, SECTIONS
 
-    cell, (*_, channels, height, width) = op != "recurrent_conv2d", shape
-    gates = {"conv_lstm": 4, "conv_gru": 3}.get(op, 1)
-    taps, steps = (9, 1) if cell else (1, 2)
-
-    def inputs(device: str) -> tuple[torch.Tensor, ...]:
-        generator, side = torch.Generator().manual_seed(0), 3 if cell else 1
-        shapes = shape, (gates * outputs, channels, side, side), (gates * outputs, outputs, 3, 3)
-        made = [torch.randn(s, generator=generator) / (1 if s is shape else 4 * s[1] ** 0.5) for s in shapes]
-        grad = torch.randn(*shape[:-3], outputs, height, width, generator=generator)
-        return (*(one.to(device).requires_grad_(backward) for one in made), grad.to(device))
-
-    def step(module: Any, x: torch.Tensor, first: torch.Tensor, recurrent: torch.Tensor, grad: torch.Tensor) -> Any:
-        with torch.set_grad_enabled(backward):
-            if cell:
-                out = getattr(module, op)(x, first, recurrent)[0]
-            else:
-                fixed = None if backward else [[make(outputs, device=x.device)] * 3 for make in (torch.zeros, torch.ones)]
-                means, variances = fixed or (None, None)
-                out = module.recurrent_conv2d(
-                    x, first, [recurrent], steps=steps, injection="input", norm="batch", training=backward,
-                    running_means=means, running_vars=variances,
-                )  # fmt: skip
-            return torch.autograd.grad(out, (x, first, recurrent), grad) if backward else out
-
-    positions = height * width * (shape[0] * shape[1] if cell else shape[0])
-    return Case(
-        op,
-        f"{'x'.join(map(str, shape))}, {outputs} of 3x3{', with gradient' if backward else ''}",
-        inputs,
-        lambda *tensors: step(ops, *tensors),
-        (rivals.Rival("mer_fast.reference", lambda *tensors: lambda: step(reference, *tensors), ("cuda",)),),
-        bytes_moved=4 * positions * (channels + outputs) * (1 + backward),
-        flops=2 * gates * positions * outputs * (channels * taps + steps * 9 * outputs) * (1 + 2 * backward),
-    )
+    sections = [section._replace(input=(32, *section.input[1:])) for section in SECTIONS]
+    steps = {"recurrent_conv2d": [[section_case(one, backward=backward) for backward in (False, True)] for one in sections]}
+    for cell in CELLS:
+        cells = cell._replace(input=(cell.input[0], 32, *cell.input[2:])), cell._replace(input=(16, 16, 32, 56, 56), hidden=64)
+        steps[cell.op] = [[cell_case(one, form) for form in ("", "training step")] for one in cells]
+    return {
+        op: [*(at_dtype(case, torch.bfloat16) for cases in of_op for case in cases), *of_op[-1]] for op, of_op in steps.items()
+    }
 
 
 def gpu_cases() -> dict[str, list[Case]]:
-    """The CPU's cases of the ops with a GPU kernel, and larger ones that fill a GPU, in the dtypes that travel there."""
+    """The CPU's cases of the ops with a GPU kernel (recurrent ones apart), and larger ones that fill a GPU, in its dtypes."""
     from benchmarks.cases import CASES, conv_case, optical_strain_case, tim_case
     from benchmarks.conv_cases import PLAIN, POOLED
     from mer_fast.ops._registry import OPS
@@ -130,27 +103,14 @@ def gpu_cases() -> dict[str, list[Case]]:
         ]
         for op, shapes in (("conv3d", PLAIN), ("conv3d_pool", POOLED))
     }
-    recurrent = {
-        op: [
-            change(recurrent_case(op, shape, outputs, backward=backward))
-            for shape, outputs in shapes
-            for backward in (False, True)
-            for change in (lambda case: case, lambda case: at_dtype(case, torch.bfloat16))
-        ]
-        for op, shapes in {
-            "recurrent_conv2d": [((32, 128, 56, 56), 128)],
-            "conv_lstm": [((16, 16, 32, 56, 56), 64)],
-            "conv_gru": [((16, 16, 32, 56, 56), 64)],
-        }.items()
-    }
     larger = {
         **conv,
-        **recurrent,
         "tim": [tim, at_dtype(tim, torch.float16), tim_of_bytes(tim, 10), back],
         "optical_strain": [strain, at_dtype(strain, torch.float16), gradient],
     }
     shown = {op: [case for case in cases if case.group is None] for op, cases in CASES.items()}
-    return {op: [*shown.get(op, ()), *larger.get(op, [])] for op, entry in OPS.items() if {"cuda", "triton"} & {*entry.kernels}}
+    found = {op: [*cases, *larger.get(op, [])] for op, cases in shown.items()} | recurrent_cases()
+    return {op: found.get(op, []) for op, entry in OPS.items() if {"cuda", "triton"} & {*entry.kernels}}
 
 
 # --- timing -----------------------------------------------------------------------------------------------------------

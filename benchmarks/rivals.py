@@ -141,12 +141,18 @@ def eager(function: Callable[..., Any]) -> Callable[..., Call]:
     return lambda *inputs: lambda: function(*inputs)
 
 
-def compiled(step: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Call]:
-    """`step(function, *inputs)` with `function` compiled, beforehand."""
+def compiled(
+    step: Callable[..., Any], function: Callable[..., Any], *, mode: str | None = None, fresh: bool = True
+) -> Callable[..., Call]:
+    """`step(function, *inputs)` with `function` compiled, beforehand.
+
+    `fresh=False` keeps what is compiled already, for a second compiled rival in a case.
+    """
 
     def make(*inputs: torch.Tensor) -> Call:
-        torch.compiler.reset()  # or code for any size would be made after the first shapes
-        fast = torch.compile(function, dynamic=False)
+        if fresh:
+            torch.compiler.reset()  # or code for any size would be made after the first shapes
+        fast = torch.compile(function, dynamic=False, mode=mode)
         try:
             step(fast, *inputs)
         except Exception as error:  # no compiler, no Python headers, no Triton: torch has a class of its own for each

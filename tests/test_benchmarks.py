@@ -8,9 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import measure, run, table
-from benchmarks.cases import CASES, OURS, conv_case, optical_strain_case, tim_case, tvl1_flow_case
+from benchmarks import measure, recurrent_cases, rivals, run, table
+from benchmarks.cases import (
+    CASES,
+    OURS,
+    cell_case,
+    conv_case,
+    optical_strain_case,
+    section_case,
+    tim_case,
+    tvl1_flow_case,
+)
 from benchmarks.conv_cases import Shape
+from benchmarks.recurrent_cases import FORMS, Cell, Section
 from benchmarks.rivals import MissingRival, tim_by_svd
 from mer_fast import MerFastError, ops
 from mer_fast.ops._registry import OPS
@@ -30,6 +40,11 @@ TINY = {
         for b in (False, True)
         for c in (1, 2)
     ),
+    "recurrent_conv2d": tuple(lambda b=b: section_case(Section((2, 6, 11, 9)), backward=b) for b in (False, True)),
+    **{
+        op: tuple(lambda op=op, form=form: cell_case(Cell(op, (3, 2, 3, 9, 11), 5), form) for form in FORMS)
+        for op in ("conv_lstm", "conv_gru")
+    },
 }
 
 
@@ -43,7 +58,7 @@ def tiny(op):
 def as_tensors(results):
     """Results of any candidate, as a list of tensors."""
     many = [results] if isinstance(results, torch.Tensor | np.ndarray) else results
-    return [torch.as_tensor(np.ascontiguousarray(x.detach() if isinstance(x, torch.Tensor) else x)) for x in many]
+    return [x.detach() if isinstance(x, torch.Tensor) else torch.as_tensor(np.ascontiguousarray(x)) for x in many]
 
 
 def test_every_op_has_cases_and_a_bench_file():
@@ -54,13 +69,22 @@ def test_every_op_has_cases_and_a_bench_file():
         assert (ROOT / "benchmarks" / f"bench_{op}.py").exists()
 
 
-@pytest.mark.parametrize("op", ["tim", "optical_strain", "conv3d", "conv3d_pool"])
+@pytest.mark.parametrize("op", [op for op in TINY if op != "tvl1_flow"])
 def test_rivals_do_the_same_work(op):
     for case in tiny(op):
+        allowed = 1e-2 if "bfloat16" in case.shape else 1e-4
         expected = as_tensors(case.candidate(OURS)())
         for name in (n for n in case.names() if n != OURS and "torch.compile" not in n):  # compiling takes half a minute
             for got, want in zip(as_tensors(case.candidate(name)()), expected, strict=True):
-                assert relative_error(got, want) < 1e-4, f"{case.name}: {name}"
+                assert relative_error(got, want) < allowed, f"{case.name}: {name}"
+
+
+def test_norms_folded_beforehand_give_the_same_section():
+    case, _ = tiny("recurrent_conv2d")
+    plain = rivals.eager(recurrent_cases.folded_section)
+    folded = recurrent_cases.norms_folded(recurrent_cases.channels_last(plain))(*case.inputs("cpu"))
+    with torch.no_grad():
+        assert relative_error(folded(), case.candidate(OURS)()) < 1e-5
 
 
 def test_tvl1_rivals_run_and_agreement_is_measured():

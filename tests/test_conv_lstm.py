@@ -88,6 +88,16 @@ def test_lengths_are_those_of_packed_sequences(bidirectional):
     assert all(parameter.grad.isfinite().all() and parameter.grad.any() for parameter in ours.parameters())
 
 
+def test_the_vector_of_tensorflow():
+    """Of TensorFlow's own test of its ConvLSTMCell (1-D, kernel 3, weights 1/2, forget gate's bias 1)."""
+    weights = torch.full((4, 1, 1, 3), 0.5), torch.full((4, 1, 1, 3), 0.5), torch.tensor([0.0, 1.0, 0.0, 0.0])
+    x = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1, 1).expand(1, 2, 1, 1, 2)
+    with torch.no_grad():
+        _, h, c = ops.conv_lstm(x, *weights, h0=torch.zeros(2, 1, 1, 2), c0=x[0])
+    for got, want in ((c, (1.4375670191, 2.7542609292)), (h, (0.6529865603, 0.8736877431))):
+        assert_near(got, torch.tensor(want, dtype=torch.float64).view(2, 1, 1, 1).expand(2, 1, 1, 2), torch.float32)
+
+
 def test_a_vector_by_hand():
     """One pixel, one channel, two steps, all by math alone."""
     def sigmoid(v):

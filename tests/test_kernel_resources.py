@@ -129,7 +129,7 @@ def test_float32_must_not_be_rounded_to_tf32():
 def test_triton_compiles_what_is_launched_for_a_gpu_that_is_not_there():
     pytest.importorskip("triton")
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # the stand-in for the GPU stays in there
-        found = pool.submit(triton_resources.compile_for, "sm_90", "float16").result()
+        found = pool.submit(triton_resources.compile_for, "sm_90", "float16", ("conv3d", "conv3d_pool")).result()
     assert set(found["conv3d"]) == {f"conv3d<float16, {width}>" for width in ("narrow", "narrow, gelu", "wide", "wide, gelu")}
     assert found["conv3d"]["conv3d<float16, wide>"]["sm_90"]["tensor_cores"] == "wgmma"
     assert kernel_resources.spilled(found) == triton_resources.misused_tensor_cores(found) == []

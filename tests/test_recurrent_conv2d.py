@@ -286,7 +286,8 @@ def test_backends():
     x = torch.randn(2, 6, 8, 8)
     with mer_fast.backend("reference"):
         assert_near(ours(x), plain(x), torch.float32)
-    with pytest.raises(mer_fast.BackendError, match="recurrent_conv2d: no kernel for this cpu tensor .cuda: not written"), mer_fast.backend("cuda"):
+    message = r"recurrent_conv2d: no kernel for this cpu tensor .cuda: not written"
+    with pytest.raises(mer_fast.BackendError, match=message), mer_fast.backend("cuda"):
         ours(x)
 
 

@@ -93,7 +93,8 @@ def test_launches_of_a_cell(monkeypatch, op):
 
 def test_nothing_to_compute():
     x, first, recurrent = torch.empty(0, 2, 5, 4), torch.randn(3, 2, 3, 3), torch.randn(1, 3, 3, 3, 3)
-    assert recurrent_conv2d.recurrent_conv2d(x, first, recurrent, None, None, 2, "feedforward", (1, 1), False).shape == (0, 3, 5, 4)
+    out = recurrent_conv2d.recurrent_conv2d(x, first, recurrent, None, None, 2, "feedforward", (1, 1), False)
+    assert out.shape == (0, 3, 5, 4)
     out, maps, statistics = recurrent_conv2d.recurrent_conv2d_train(
         x, first, recurrent, None, None, 2, "feedforward", True, 1e-5, False
     )

@@ -34,7 +34,7 @@ inline int64_t segments_of(int64_t steps, int64_t segment) {
   return segment > 0 ? std::max<int64_t>(2, (steps + segment - 1) / segment) : 0;
 }
 inline void check_segment(const char* op, int64_t segment) {
-  MER_FAST_CHECK(segment >= 0 && segment < int64_t{1} << 31, op, ": segment must not be negative, got ", segment);
+  MER_FAST_CHECK(segment >= 0 && segment < int64_t{1} << 31, op, ": segment must lie between 0 and 2^31, got ", segment);
 }
 inline std::optional<Tensor> dense(const std::optional<Tensor>& t) { return t ? std::optional<Tensor>(contiguous(*t)) : std::nullopt; }
 
@@ -81,6 +81,7 @@ struct CellOperands {
 
   void check_state(const char* name, const std::optional<Tensor>& t) const {
     if (!t) return;
+    if (!is_half()) check_same_dtype(op, "input", input, name, *t);
     MER_FAST_CHECK(
         t->dim() == 4 && t->size(0) == batch && t->size(1) == hidden && t->size(2) == height && t->size(3) == width, op, ": ", name,
         " must have shape (", batch, ", ", hidden, ", ", height, ", ", width, "), got ", shape_text(*t));

@@ -127,7 +127,11 @@ class Bank {
             for (int64_t n = 0; n < wide; ++n) {
               const float* from = kernel(row + k, first(block) + column + n);
               float* to = turned.data() + k * wide + n;
-              for (int64_t t = 0; t < taps; ++t) to[t * count] = from ? from[flipped ? taps - 1 - t : t] : 0;
+              if (taps == 9) {
+                spread<9>(from, flipped, to, count);
+              } else {
+                spread(from, flipped, taps, to, count);
+              }
             }
           }
           float* out = memory_ + filter_.points() * depth_ * first(block) + depth_ * column + row * wide;
@@ -142,6 +146,18 @@ class Bank {
   }
 
  private:
+  // A kernel's taps, `step` apart.
+  static void spread(const float* from, bool flipped, int64_t taps, float* to, int64_t step) {
+    for (int64_t t = 0; t < taps; ++t) to[t * step] = from ? from[flipped ? taps - 1 - t : t] : 0;
+  }
+  template <int kTaps>
+  static void spread(const float* from, bool flipped, float* to, int64_t step) {
+    float taps[kTaps] = {};
+    if (from) std::memcpy(taps, from, sizeof taps);
+    if (flipped) std::reverse(taps, taps + kTaps);
+    for (int t = 0; t < kTaps; ++t) to[t * step] = taps[t];
+  }
+
   Filter filter_{};
   int64_t depth_ = 0, columns_ = 0, block_ = 1, chunk_ = 1;
   float* memory_ = nullptr;

@@ -66,8 +66,9 @@ def register_cell(
         kept = (hidden + CHANNEL_PAD - 1) // CHANNEL_PAD * CHANNEL_PAD if on_cpu else hidden
         output = input.new_empty([steps, batch, hidden, height, width])
         last = [input.new_empty([batch, hidden, height, width]) for _ in range(states)]
-        # Never 1, which traced code would take for a constant.
-        segments = torch.sym_max(2, (steps + segment - 1) // segment) if segment and on_cpu else -(-steps // segment) if segment else 0
+        segments = (steps + segment - 1) // segment if segment else 0
+        if segment and on_cpu:  # never 1, which traced code would take for a constant
+            segments = torch.sym_max(2, segments)
         shape = [segments, 2, batch, height, width, kept] if states == 2 else [segments, batch, height, width, kept]
         gate_shape = [steps if segment and keep_gates else 0, batch, height, width, 4 * kept]
         if not on_cpu:

@@ -174,15 +174,15 @@ def folded_section(
     recurrent_weights: Sequence[torch.Tensor],
     steps: int,
     injection: str,
-    folds: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    folds: tuple[torch.Tensor, torch.Tensor],
     in_place: bool,
 ) -> torch.Tensor:
-    """The steps of a section whose norms are fixed: (scale, shift) of each go into the weights, anew at every call."""
+    """The steps of a section whose norms are fixed: scales and shifts, (steps + 1, K), go into the weights at every call."""
     relu = F.relu_ if in_place else F.relu
     x = channels_last(input)
 
     def convolved(maps: torch.Tensor, weight: torch.Tensor, k: int) -> torch.Tensor:
-        scale, shift = folds[k]
+        scale, shift = folds[0][k], folds[1][k]
         folded = (weight * scale.view(-1, 1, 1, 1)).to(weight.dtype)
         return F.conv2d(maps, folded, shift.to(weight.dtype), padding=same(weight))
 
@@ -192,11 +192,11 @@ def folded_section(
             y = relu(convolved(y + x, recurrent_weights[k % len(recurrent_weights)], k + 1))
         return y
     u = F.conv2d(x, input_weight, padding=same(input_weight))
-    first, shift = (value.view(-1, 1, 1).to(u.dtype) for value in folds[0])
+    first, shift = (value.view(-1, 1, 1).to(u.dtype) for value in (folds[0][0], folds[1][0]))
     y = relu(u * first + shift)
     for k in range(steps):
         z = convolved(y, recurrent_weights[k % len(recurrent_weights)], k + 1)
-        y = relu(torch.addcmul(z, u, folds[k + 1][0].view(-1, 1, 1).to(u.dtype)))
+        y = relu(torch.addcmul(z, u, folds[0][k + 1].view(-1, 1, 1).to(u.dtype)))
     return y
 
 

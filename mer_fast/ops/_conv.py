@@ -133,7 +133,7 @@ def beyond_kernels(*operands: torch.Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(_innermost(t).requires_grad for t in tensors)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result
 def _traced_derivative() -> bool:
     """Whether code is traced inside of a derivative of torch.func; those of autograd are taken of what has been traced."""
     if forward_ad._current_level >= 0:

@@ -21,8 +21,9 @@ Tensors = Sequence[torch.Tensor]
 
 
 def why_not_kernel(
-    input: torch.Tensor, recurrent_weights: Tensors, norm: str | None, lists: Sequence[Any], gradient: bool, batch_statistics: bool
-) -> str | None:
+    input: torch.Tensor, recurrent_weights: Tensors, norm: str | None, lists: Sequence[Any], gradient: bool,
+    batch_statistics: bool,
+) -> str | None:  # fmt: skip
     """Why a kernel cannot serve a section, or None if it can; `lists` are the norms' tensors, each a list or None."""
     maps = recurrent_weights[0].shape[0]
     if any(weight.shape != recurrent_weights[0].shape for weight in recurrent_weights):
@@ -51,10 +52,10 @@ def _stacked(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
 
 def fixed_section(
     input: torch.Tensor, input_weight: torch.Tensor, recurrent_weights: Tensors, steps: int, injection: str,
-    folds: Sequence[tuple[torch.Tensor, torch.Tensor]] | None, pool: Sequence[int] | None,
+    folds: tuple[torch.Tensor, torch.Tensor] | None, pool: Sequence[int] | None,
 ) -> torch.Tensor:  # fmt: skip
-    """(N, C, H, W) -> (N, K, H', W'); `folds` are scale and shift of each state's norm, None where there is no norm."""
-    scale, shift = (None, None) if folds is None else (_stacked(values) for values in zip(*folds, strict=True))
+    """(N, C, H, W) -> (N, K, H', W'); `folds` are scale and shift of all norms, (steps + 1, K), None where there is no norm."""
+    scale, shift = (None, None) if folds is None else (one.float() for one in folds)
     weights = torch.stack(list(recurrent_weights))
     return kernel("recurrent_conv2d")(input, input_weight, weights, scale, shift, steps, injection, list(pool or (1, 1)), exact())
 
@@ -65,8 +66,8 @@ def trained_section(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """(N, C, H, W) -> (N, K, H, W), and mean and biased variance of what went into each norm, (steps + 1, 2, K)."""
     out, _, statistics = kernel("recurrent_conv2d_train")(
-        input, input_weight, torch.stack(list(recurrent_weights)), _stacked(norm_weights), _stacked(norm_biases), steps, injection,
-        normalise, eps, exact(),
+        input, input_weight, torch.stack(list(recurrent_weights)), _stacked(norm_weights), _stacked(norm_biases), steps,
+        injection, normalise, eps, exact(),
     )  # fmt: skip
     return out, statistics
 
@@ -130,8 +131,8 @@ def _plain_gradients(ctx: Any, tensors: Sequence[torch.Tensor | None], grad: tor
 
     def activated(z: torch.Tensor, k: int) -> torch.Tensor:
         if normalise:
-            affine = (None if one is None else one[k] for one in (weight, bias))
-            z = torch.nn.functional.batch_norm(z, None, None, *affine, training=True, eps=eps)
+            of_scale, of_shift = (None if one is None else one[k] for one in (weight, bias))
+            z = torch.nn.functional.batch_norm(z, None, None, of_scale, of_shift, True, 0.1, eps)
         return z.relu()
 
     with without_autocast(input):

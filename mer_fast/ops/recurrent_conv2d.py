@@ -123,17 +123,15 @@ class Norms:
     eps: float
     groups: int
 
-    def folds(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Scale and shift of each batch norm with its running statistics, at least in float32."""
+    def folds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and shift of every batch norm with its running statistics, (states, K), at least in float32."""
         lists = self.running_means, self.running_vars, self.norm_weights, self.norm_biases
-        folds = []
-        for mean, var, weight, bias in zip(*lists, strict=True):
-            assert mean is not None and var is not None
-            scale = (var.to(precise(var)) + self.eps).rsqrt()
-            scale = scale if weight is None else scale * weight
-            shift = -mean * scale
-            folds.append((scale, shift if bias is None else shift + bias))
-        return folds
+        mean, var, weight, bias = (None if one[0] is None else torch.stack(one) for one in lists)  # type: ignore[arg-type]
+        assert mean is not None and var is not None
+        scale = (var.to(precise(var)) + self.eps).rsqrt()
+        scale = scale if weight is None else scale * weight
+        shift = -mean * scale
+        return scale, shift if bias is None else shift + bias
 
     def keep(self, statistics: torch.Tensor, values: int) -> None:
         """Moves the running statistics towards a batch's means and biased variances, (states, 2, K), of so many values."""
