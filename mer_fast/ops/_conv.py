@@ -133,12 +133,15 @@ def beyond_kernels(*operands: torch.Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(_innermost(t).requires_grad for t in tensors)
 
 
-@torch.compiler.assume_constant_result
 def _traced_derivative() -> bool:
     """Whether code is traced inside of a derivative of torch.func; those of autograd are taken of what has been traced."""
     if forward_ad._current_level >= 0:
         return True
     return any(level.key() != functorch.TransformType.Vmap for level in functorch.get_interpreter_stack() or ())
+
+
+# What torch.compiler.assume_constant_result does, without the compiler, whose import takes longer than that of all the rest.
+_traced_derivative._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _innermost(tensor: torch.Tensor) -> torch.Tensor:

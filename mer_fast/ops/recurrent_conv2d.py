@@ -213,6 +213,8 @@ def _check_norm(
         if tensors is not None:
             require(isinstance(tensors, (list, tuple)) and len(tensors) == steps + 1, OP, name,
                     "must be a list of {} tensors, one a state", steps + 1)  # fmt: skip
+            if all(_fits(tensor, input, (maps,)) for tensor in tensors):
+                continue
             named = {f"{name}[{k}]": tensor for k, tensor in enumerate(tensors)}
             require_operands(OP, input, dict(named), (precise(input),))
             for one, tensor in named.items():
@@ -226,6 +228,12 @@ def _check_norm(
     if norm == "group":
         require_count(OP, "groups", groups)
         require(maps % groups == 0, OP, "groups", "must divide {} maps, got {}", maps, groups)
+
+
+def _fits(tensor: Any, input: torch.Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether there is nothing to tell about a tensor; quicker than to look at each thing by its name."""
+    like = isinstance(tensor, torch.Tensor) and tensor.device == input.device and tensor.shape == shape
+    return like and tensor.dtype in (input.dtype, torch.float32) and precise(input) != torch.float64
 
 
 def _window(pool: int | Sequence[int] | None, input: torch.Tensor) -> list[int] | None:
