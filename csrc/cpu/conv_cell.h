@@ -51,7 +51,8 @@ struct CellOperands {
   CellOperands(
       const char* name, const Tensor& x, const Tensor& ih, const Tensor& hh, const std::optional<Tensor>& h, const std::optional<Tensor>& c,
       const std::optional<Tensor>& ends, bool backwards)
-      : op(name), input(contiguous(x)), weight_ih(widened(ih)), weight_hh(widened(hh)), h0(widened(h)), c0(widened(c)), lengths(dense(ends)),
+      : op(name), input(contiguous(x)), weight_ih(widened(ih)), weight_hh(widened(hh)), h0(widened(h)), c0(widened(c)),
+          lengths(dense(ends)),
         reverse(backwards) {
     check_rank(op, "input", input, 5);
     check_rank(op, "weight_ih", weight_ih, 4);
@@ -66,11 +67,14 @@ struct CellOperands {
     steps = input.size(0), batch = input.size(1), channels = input.size(2), height = input.size(3), width = input.size(4);
     hidden = weight_hh.size(1);
     MER_FAST_CHECK(
-        hidden >= 1 && channels >= 1 && weight_hh.size(0) == Kind::kGates * hidden && weight_ih.size(0) == weight_hh.size(0) && weight_ih.size(1) == channels, op,
+        hidden >= 1 && channels >= 1 && weight_hh.size(0) == Kind::kGates * hidden && weight_ih.size(0) == weight_hh.size(0) &&
+            weight_ih.size(1) == channels, op,
         ": weight_ih ", shape_text(weight_ih), " and weight_hh ", shape_text(weight_hh), " do not fit input ", shape_text(input));
     MER_FAST_CHECK(
-        weight_ih.size(2) == weight_hh.size(2) && weight_ih.size(3) == weight_hh.size(3) && weight_ih.size(2) % 2 == 1 && weight_ih.size(3) % 2 == 1,
-        op, ": weight_ih and weight_hh must have kernels of one size with odd sides, got ", shape_text(weight_ih), " and ", shape_text(weight_hh));
+        weight_ih.size(2) == weight_hh.size(2) && weight_ih.size(3) == weight_hh.size(3) && weight_ih.size(2) % 2 == 1 &&
+            weight_ih.size(3) % 2 == 1,
+        op, ": weight_ih and weight_hh must have kernels of one size with odd sides, got ", shape_text(weight_ih), " and ",
+            shape_text(weight_hh));
     MER_FAST_CHECK(steps >= 1, op, ": input must have at least one step, got ", shape_text(input));
     for (const auto& [told, state] : {std::pair{"h0", &h0}, std::pair{"c0", &c0}}) check_state(told, *state);
     MER_FAST_CHECK(
@@ -89,12 +93,14 @@ struct CellOperands {
   void check_bias(const char* name, const std::optional<Tensor>& t) const {
     if (!t) return;
     check_same_dtype(op, "input", input, name, *t);
-    MER_FAST_CHECK(t->numel() == Kind::kGates * hidden, op, ": ", name, " must have shape (", Kind::kGates * hidden, "), got ", shape_text(*t));
+    MER_FAST_CHECK(t->numel() == Kind::kGates * hidden, op, ": ", name, " must have shape (", Kind::kGates * hidden, "), got ",
+        shape_text(*t));
   }
   // Adds gate `gate` of a bias to slot `slot`.
   void add_bias(const std::optional<Tensor>& t, int64_t gate, int64_t slot) {
     const std::optional<Tensor> values = widened(t);
-    for (int64_t d = 0; values && d < hidden; ++d) bias[static_cast<size_t>(slot * padded_hidden() + d)] += floats(*values)[gate * hidden + d];
+    for (int64_t d = 0; values &&
+        d < hidden; ++d) bias[static_cast<size_t>(slot * padded_hidden() + d)] += floats(*values)[gate * hidden + d];
   }
 
   bool is_half() const { return input.scalar_type() == ScalarType::BFloat16; }
@@ -128,7 +134,8 @@ class CellBanks {
   CellBanks(const CellOperands<Kind>& o, const Filter& filter) : o_(&o) {
     const int64_t groups = o.padded_hidden() / kPad;
     in_block_ = (groups % 4 == 0 ? 4 : groups % 2 == 0 ? 2 : 1) * kPad;
-    forward = Bank(filter, o.depth(), kSlots * o.padded_hidden(), kSlots * in_block_, Kind::kUniform ? kChunk : std::min(kChunk, in_block_));
+    forward = Bank(filter, o.depth(), kSlots * o.padded_hidden(), kSlots * in_block_, Kind::kUniform ? kChunk : std::min(kChunk,
+        in_block_));
     to_input = Bank(filter, kSlots * o.padded_hidden(), o.padded_channels(), kWidestBlock, kChunk);
     to_state = Bank(filter, kSlots * o.padded_hidden(), o.padded_hidden(), kWidestBlock, kChunk);
   }
@@ -206,9 +213,12 @@ class CellStep {
       band_.convolve(banks_->forward, block, depths, [&](int64_t row, int64_t rows, const float* sums, int64_t step) {
         for (int64_t r = 0; r < rows; ++r) {
           const int64_t at = (row + r) * o_->width * hidden + first;
-          const CellRows f{sums + r * step, width, wide, o_->bias.data() + first, o_->peephole.empty() ? nullptr : o_->peephole.data() + first,
-                           hidden, h.pixels(row + r) + first, c ? c + at : nullptr, h_next.pixels(row + r) + first, c_next ? c_next + at : nullptr,
-                           hidden, hidden, hidden, gates ? gates + (row + r) * o_->width * kSlots * hidden + first : nullptr, kSlots * hidden,
+          const CellRows f{sums + r * step, width, wide, o_->bias.data() + first,
+              o_->peephole.empty() ? nullptr : o_->peephole.data() + first,
+                           hidden, h.pixels(row + r) + first, c ? c + at : nullptr, h_next.pixels(row + r) + first,
+                           c_next ? c_next + at : nullptr,
+                           hidden, hidden, hidden, gates ? gates + (row + r) * o_->width * kSlots * hidden + first : nullptr,
+                           kSlots * hidden,
                            o_->width, wide};
           finite &= Kind::rows(f);
           clear_padding(f, first);

@@ -16,7 +16,8 @@ template <typename Kind>
 class CellBackward {
  public:
   CellBackward(
-      const CellOperands<Kind>& o, const Tensor& grad_output, const Tensor& grad_h, const std::optional<Tensor>& grad_c, const CellKept& kept,
+      const CellOperands<Kind>& o, const Tensor& grad_output, const Tensor& grad_h, const std::optional<Tensor>& grad_c,
+          const CellKept& kept,
       const CellGradients& to, bool exact)
       : o_(o), grad_output_(steady(grad_output)), grad_h_(contiguous(grad_h)), grad_c_(dense(grad_c)), kept_(kept), to_(to),
         grid_(o.filter(exact), o.height, o.width, kSlots * o.padded_hidden(), o.depth(), o.batch < slots_.count() ? slots_.count() : 1),
@@ -43,7 +44,8 @@ class CellBackward {
     for (size_t i = 1; i < workers_.size(); ++i) {
       for (int64_t c = 0; c < kSlots * hidden(); ++c) workers_[0].bias[c] += workers_[i].bias[c];
     }
-    if (grid_.filter.m && !std::all_of(workers_[0].bias, workers_[0].bias + kSlots * hidden(), [](float x) { return std::isfinite(x); })) return false;
+    if (grid_.filter.m && !std::all_of(workers_[0].bias, workers_[0].bias + kSlots * hidden(),
+        [](float x) { return std::isfinite(x); })) return false;
     finish();
     return true;
   }
@@ -117,7 +119,8 @@ class CellBackward {
   void run_image(int64_t n, Image& image, int64_t slot) {
     for (int64_t y = 0; y < o_.height; ++y) {
       rows_from_planes(floats(grad_h_) + n * o_.hidden * o_.plane(), o_.hidden, o_.width, o_.plane(), y, image.grad_h + y * row());
-      if (grad_c_) rows_from_planes(floats(grad_c_) + n * o_.hidden * o_.plane(), o_.hidden, o_.width, o_.plane(), y, image.grad_c + y * row());
+      if (grad_c_) rows_from_planes(floats(grad_c_) + n * o_.hidden * o_.plane(), o_.hidden, o_.width, o_.plane(), y,
+          image.grad_c + y * row());
     }
     const int64_t running = o_.length(n);
     for (int64_t first = (running - 1) / kept_.segment * kept_.segment; running > 0 && first >= 0; first -= kept_.segment) {
@@ -127,8 +130,10 @@ class CellBackward {
     }
     for (int64_t t = running; t < o_.steps && to_.input; ++t) std::fill_n(grad_frame(t, n), o_.channels * o_.plane(), 0.0f);
     for (int64_t y = 0; y < o_.height; ++y) {
-      if (to_.h0) rows_to_planes(image.grad_h + y * row(), hidden(), o_.hidden, o_.width, o_.plane(), y, to_.h0 + n * o_.hidden * o_.plane());
-      if (to_.c0) rows_to_planes(image.grad_c + y * row(), hidden(), o_.hidden, o_.width, o_.plane(), y, to_.c0 + n * o_.hidden * o_.plane());
+      if (to_.h0) rows_to_planes(image.grad_h + y * row(), hidden(), o_.hidden, o_.width, o_.plane(), y,
+          to_.h0 + n * o_.hidden * o_.plane());
+      if (to_.c0) rows_to_planes(image.grad_c + y * row(), hidden(), o_.hidden, o_.width, o_.plane(), y,
+          to_.c0 + n * o_.hidden * o_.plane());
     }
   }
 
@@ -170,16 +175,19 @@ class CellBackward {
     const bool has_state = s > 0 || o_.h0;
     each_band(slot, [&](int64_t b, Worker& w) {
       w.step.load(n, t, b, has_state ? &h : nullptr);
-      w.sums.add(w.step.band(), image.grad.pixels(first_row(b)), image.grad.row_step(), [&](int64_t at) { return Kind::met(at > 0, hidden()); });
+      w.sums.add(w.step.band(), image.grad.pixels(first_row(b)), image.grad.row_step(), [&](int64_t at) { return Kind::met(at > 0,
+          hidden()); });
       w.back.begin(b);
       w.back.take(image.grad.band(w.back.first_tile_row()), image.grad.row_step(), kSlots * hidden(), 0);
-      if (has_state) convolve(banks_.to_state, Kind::met(true, hidden()), w, [&](int64_t y, int64_t first, int64_t width, const float* values) {
+      if (has_state) convolve(banks_.to_state, Kind::met(true, hidden()), w, [&](int64_t y, int64_t first, int64_t width,
+          const float* values) {
         float* to = image.grad_h + y * row() + first;
         for (int64_t i = 0; i < o_.width; ++i) {
           for (int64_t c = 0; c < width; ++c) to[i * hidden() + c] += values[i * width + c];
         }
       });
-      if (to_.input) convolve(banks_.to_input, Kind::met(false, hidden()), w, [&](int64_t y, int64_t first, int64_t width, const float* values) {
+      if (to_.input) convolve(banks_.to_input, Kind::met(false, hidden()), w, [&](int64_t y, int64_t first, int64_t width,
+          const float* values) {
         const int64_t wanted = std::min(width, o_.channels - first);
         if (wanted > 0) rows_to_planes(values, width, wanted, o_.width, o_.plane(), y, grad_frame(t, n) + first * o_.plane());
       });
@@ -194,9 +202,11 @@ class CellBackward {
     } else {
       rows_from_planes(grads + (t * o_.batch + n) * o_.hidden * o_.plane(), o_.hidden, o_.width, o_.plane(), y, w.grad);
     }
-    const CellGradient f{gates(n, s, k, image) + y * kSlots * row(), kSlots * hidden(), hidden(), o_.peephole.empty() ? nullptr : o_.peephole.data(),
+    const CellGradient f{gates(n, s, k, image) + y * kSlots * row(), kSlots * hidden(), hidden(),
+        o_.peephole.empty() ? nullptr : o_.peephole.data(),
                          image.h[static_cast<size_t>(k)].pixels(y), image.c + k * rows() + y * row(), hidden(), hidden(), w.grad, hidden(),
-                         image.grad_h + y * row(), image.grad_c + y * row(), hidden(), image.grad.pixels(y), kSlots * hidden(), w.bias, w.peephole,
+                         image.grad_h + y * row(), image.grad_c + y * row(), hidden(), image.grad.pixels(y), kSlots * hidden(), w.bias,
+                         w.peephole,
                          o_.width, hidden()};
     Kind::gradient(f);
   }
@@ -247,7 +257,8 @@ inline Tensor zeros_like_if(bool wanted, const Tensor& like, bool zero = true) {
 }
 
 template <typename Kind>
-void check_cell_gradient(const CellOperands<Kind>& o, const Tensor& grad_output, const Tensor& gates, const Tensor& states, int64_t segment) {
+void check_cell_gradient(const CellOperands<Kind>& o, const Tensor& grad_output, const Tensor& gates, const Tensor& states,
+    int64_t segment) {
   check_same_dtype(o.op, "grad_output", grad_output, "input", o.input);
   const int64_t wanted[] = {o.steps, o.batch, o.hidden, o.height, o.width};
   for (int64_t d = 0; d < 5; ++d) {
@@ -257,8 +268,10 @@ void check_cell_gradient(const CellOperands<Kind>& o, const Tensor& grad_output,
   }
   const int64_t rows = o.batch * o.plane() * o.padded_hidden(), segments = segments_of(o.steps, segment);
   MER_FAST_CHECK(
-      segment > 0 && states.is_contiguous() && states.scalar_type() == ScalarType::Float && states.numel() == segments * Kind::kStates * rows &&
-          gates.is_contiguous() && gates.scalar_type() == ScalarType::Float && (gates.numel() == 0 || gates.numel() == o.steps * kSlots * rows),
+      segment > 0 && states.is_contiguous() && states.scalar_type() == ScalarType::Float &&
+          states.numel() == segments * Kind::kStates * rows &&
+          gates.is_contiguous() && gates.scalar_type() == ScalarType::Float &&
+              (gates.numel() == 0 || gates.numel() == o.steps * kSlots * rows),
       o.op, ": gates and states are not those of the forward pass, got ", shape_text(gates), " and ", shape_text(states));
 }
 

@@ -73,7 +73,8 @@ class CellForward {
     Map& h = image.h[running % 2];
     for (int64_t y = 0; y < o_.height; ++y) {
       rows_to_planes(h.pixels(y), o_.padded_hidden(), o_.hidden, o_.width, o_.plane(), y, to_.h + n * o_.hidden * o_.plane());
-      if (image.c) rows_to_planes(image.c + y * row(), o_.padded_hidden(), o_.hidden, o_.width, o_.plane(), y, to_.c + n * o_.hidden * o_.plane());
+      if (image.c) rows_to_planes(image.c + y * row(), o_.padded_hidden(), o_.hidden, o_.width, o_.plane(), y,
+          to_.c + n * o_.hidden * o_.plane());
     }
   }
 
@@ -96,7 +97,8 @@ class CellForward {
   // What is kept of steps that do not run is zero.
   void clear_unused(int64_t n, int64_t running) const {
     const int64_t rows = o_.plane() * o_.padded_hidden(), segment = kept_.segment;
-    for (int64_t s = running; kept_.gates && s < o_.steps; ++s) std::fill_n(kept_.gates + (s * o_.batch + n) * kSlots * rows, kSlots * rows, 0.0f);
+    for (int64_t s = running; kept_.gates && s < o_.steps; ++s) std::fill_n(kept_.gates + (s * o_.batch + n) * kSlots * rows,
+        kSlots * rows, 0.0f);
     for (int64_t k = segment ? (running + segment - 1) / segment : 0; k < segments_of(o_.steps, segment); ++k) {
       for (int64_t i = 0; i < Kind::kStates; ++i) std::fill_n(kept_.states + ((k * Kind::kStates + i) * o_.batch + n) * rows, rows, 0.0f);
     }

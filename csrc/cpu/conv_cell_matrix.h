@@ -15,7 +15,8 @@ template <typename Kind>
 class CellMatrix {
  public:
   CellMatrix(const CellOperands<Kind>& o, const HalfResults& to)
-      : o_(o), to_(to), halo_h_(o.weight_hh.size(2) / 2), halo_w_(o.weight_hh.size(3) / 2), row_tiles_((o.width + kTilePixels - 1) / kTilePixels),
+      : o_(o), to_(to), halo_h_(o.weight_hh.size(2) / 2), halo_w_(o.weight_hh.size(3) / 2),
+          row_tiles_((o.width + kTilePixels - 1) / kTilePixels),
         columns_(kSlots * o.padded_hidden()), inputs_(deep(o.channels)), states_(deep(o.hidden)) {
     const int64_t bands = o.batch < slots_.count() ? slots_.count() : 1;
     band_rows_ = std::clamp<int64_t>(kNear / (row_tiles_ * kTilePixels * columns_), 1, (o.height + bands - 1) / bands);
@@ -32,7 +33,8 @@ class CellMatrix {
                           arena.take<float>(o_.width * std::max(o_.padded_hidden(), o_.padded_channels())),
                           arena.take<float>(o_.width * std::max(o_.padded_hidden(), o_.padded_channels()))});
       if (!slots_.holds(i, o_.batch)) continue;
-      images_.push_back({arena.take<uint16_t>(map_elements(inputs_)), {arena.take<uint16_t>(map_elements(states_)), arena.take<uint16_t>(map_elements(states_))},
+      images_.push_back({arena.take<uint16_t>(map_elements(inputs_)), {arena.take<uint16_t>(map_elements(states_)),
+          arena.take<uint16_t>(map_elements(states_))},
                          arena.take<float>(o_.plane() * o_.padded_hidden())});
       Image& image = images_.back();
       std::fill_n(image.input, map_elements(inputs_), uint16_t{0});
@@ -99,7 +101,8 @@ class CellMatrix {
   void each_band(int64_t slot, const Body& body) {
     const int64_t bands = (o_.height + band_rows_ - 1) / band_rows_;
     const auto some = [&](int64_t by, int64_t begin, int64_t end) {
-      for (int64_t b = begin; b < end; ++b) body(b * band_rows_, std::min(o_.height, (b + 1) * band_rows_), workers_[static_cast<size_t>(by)]);
+      for (int64_t b = begin; b < end; ++b) body(b * band_rows_, std::min(o_.height, (b + 1) * band_rows_),
+          workers_[static_cast<size_t>(by)]);
     };
     slot >= 0 ? some(slot, 0, bands) : slots_.share(bands, some);
   }
@@ -125,7 +128,8 @@ class CellMatrix {
   void begin_row(int64_t n, int64_t y, Image& image, Worker& w) const {
     const auto load = [&](const std::optional<Tensor>& state, float* to) {
       if (state) {
-        MER_FAST_DISPATCH(pixels_from_planes, {floats(state) + n * o_.hidden * o_.plane() + y * o_.width, to, o_.hidden, o_.width, o_.plane(), hidden()});
+        MER_FAST_DISPATCH(pixels_from_planes, {floats(state) + n * o_.hidden * o_.plane() + y * o_.width, to, o_.hidden, o_.width,
+            o_.plane(), hidden()});
       } else {
         std::fill_n(to, o_.width * hidden(), 0.0f);
       }
@@ -152,8 +156,10 @@ class CellMatrix {
     }
   }
   void load_input(int64_t n, int64_t t, int64_t y, Image& image, Worker& w) const {
-    const uint16_t* planes = static_cast<const uint16_t*>(o_.input.const_data_ptr()) + (t * o_.batch + n) * o_.channels * o_.plane() + y * o_.width;
-    for (int64_t c = 0; c < o_.channels; ++c) MER_FAST_DISPATCH(widen, Element::bf16, planes + c * o_.plane(), w.planes + c * o_.width, o_.width);
+    const uint16_t* planes = static_cast<const uint16_t*>(o_.input.const_data_ptr()) + (t * o_.batch + n) * o_.channels * o_.plane() +
+        y * o_.width;
+    for (int64_t c = 0; c < o_.channels; ++c) MER_FAST_DISPATCH(widen, Element::bf16, planes + c * o_.plane(), w.planes + c * o_.width,
+        o_.width);
     MER_FAST_DISPATCH(pixels_from_planes, {w.planes, w.row, o_.channels, o_.width, o_.width, o_.padded_channels()});
     store_pixels(w.row, o_.padded_channels(), pixels(image.input, inputs_, y), inputs_);
   }
@@ -165,14 +171,17 @@ class CellMatrix {
       for (int64_t y = begin; y < end; ++y) load_input(n, t, y, image, w);
     });
     each_band(slot, [&](int64_t begin, int64_t end, Worker& w) {
-      const MatrixRows f{{{image.input + begin * map_row(inputs_), map_row(inputs_), inputs_, inputs_}, {h + begin * map_row(states_), map_row(states_), states_, states_}},
-                         weights_, o_.weight_hh.size(2), o_.weight_hh.size(3), inputs_of_.data(), columns_ / kTileColumns, end - begin, row_tiles_, w.sums};
+      const MatrixRows f{{{image.input + begin * map_row(inputs_), map_row(inputs_), inputs_, inputs_}, {h + begin * map_row(states_),
+          map_row(states_), states_, states_}},
+                         weights_, o_.weight_hh.size(2), o_.weight_hh.size(3), inputs_of_.data(), columns_ / kTileColumns, end - begin,
+                         row_tiles_, w.sums};
       MER_FAST_DISPATCH(matrix_rows, f);
       for (int64_t y = begin; y < end; ++y) {
         float* carried = image.state + y * o_.width * hidden();
         float* h_next = Kind::kStates == 2 ? w.row : carried;
         const CellRows rows{w.sums + (y - begin) * row_tiles_ * kTilePixels * columns_, columns_, hidden(), o_.bias.data(),
-                            o_.peephole.empty() ? nullptr : o_.peephole.data(), hidden(), carried, carried, h_next, carried, hidden(), hidden(), hidden(),
+                            o_.peephole.empty() ? nullptr : o_.peephole.data(), hidden(), carried, carried, h_next, carried, hidden(),
+                            hidden(), hidden(),
                             nullptr, 0, o_.width, hidden()};
         Kind::rows(rows);
         clear_padding(carried, hidden(), o_.width, o_.hidden, hidden());

@@ -41,7 +41,8 @@ Operands operands(
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> conv_gru(
     const Tensor& input, const Tensor& weight_ih, const Tensor& weight_hh, const std::optional<Tensor>& bias_ih,
-    const std::optional<Tensor>& bias_hh, const std::optional<Tensor>& h0, const std::optional<Tensor>& lengths, bool reverse, int64_t segment,
+    const std::optional<Tensor>& bias_hh, const std::optional<Tensor>& h0, const std::optional<Tensor>& lengths, bool reverse,
+        int64_t segment,
     bool keep_gates, bool exact) {
   check_segment("conv_gru", segment);
   const Operands o = operands("conv_gru", input, weight_ih, weight_hh, bias_ih, bias_hh, h0, lengths, reverse);
@@ -65,14 +66,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_gru(
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_gru_backward(
     const Tensor& grad_output, const Tensor& grad_h, const Tensor& input, const Tensor& weight_ih, const Tensor& weight_hh,
-    const std::optional<Tensor>& bias_ih, const std::optional<Tensor>& bias_hh, const std::optional<Tensor>& h0, const std::optional<Tensor>& lengths,
+    const std::optional<Tensor>& bias_ih, const std::optional<Tensor>& bias_hh, const std::optional<Tensor>& h0,
+        const std::optional<Tensor>& lengths,
     const Tensor& gates, const Tensor& states, bool reverse, int64_t segment, bool need_input, bool exact) {
   const char* op = "conv_gru_backward";
   const Operands o = operands(op, input, weight_ih, weight_hh, bias_ih, bias_hh, h0, lengths, reverse);
   MER_FAST_CHECK(!o.is_half(), op, ": gradients take float32 on a CPU");
   check_cell_gradient(o, grad_output, gates, states, segment);
   o.check_state("grad_h", grad_h);
-  Tensor of_input = zeros_like_if(need_input, o.input, false), of_ih = zeros_like_if(true, o.weight_ih), of_hh = zeros_like_if(true, o.weight_hh);
+  Tensor of_input = zeros_like_if(need_input, o.input, false), of_ih = zeros_like_if(true, o.weight_ih), of_hh = zeros_like_if(true,
+      o.weight_hh);
   Tensor of_bias_ih = bias_ih ? zeros_like_if(true, *bias_ih) : zeros_like_if(false, o.input);
   Tensor of_bias_hh = bias_hh ? zeros_like_if(true, *bias_hh) : zeros_like_if(false, o.input);
   Tensor of_h0 = h0 ? zeros_like_if(true, *o.h0) : zeros_like_if(false, o.input);
@@ -80,7 +83,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_gru_backward(
     std::vector<float> by_slot(static_cast<size_t>(kSlots * o.padded_hidden()));
     const auto data = [](Tensor& t) { return t.numel() ? static_cast<float*>(t.mutable_data_ptr()) : nullptr; };
     const CellGradients to{need_input ? data(of_input) : nullptr, data(of_ih), data(of_hh), by_slot.data(), nullptr, data(of_h0), nullptr};
-    const auto run = [&](bool direct) { return CellBackward<Gru>(o, grad_output, grad_h, std::nullopt, kept_of(gates, states, segment), to, direct).run(); };
+    const auto run = [&](bool direct) { return CellBackward<Gru>(o, grad_output, grad_h, std::nullopt, kept_of(gates, states, segment),
+        to, direct).run(); };
     if (exact || !run(false)) run(true);
     for (int64_t slot = 0; slot < kSlots; ++slot) {
       const int64_t of = Gru::gradient_slot(slot);

@@ -24,14 +24,16 @@ using Operands = CellOperands<Lstm>;
 
 Operands operands(
     const char* op, const Tensor& input, const Tensor& weight_ih, const Tensor& weight_hh, const std::optional<Tensor>& bias,
-    const std::optional<Tensor>& peephole, const std::optional<Tensor>& h0, const std::optional<Tensor>& c0, const std::optional<Tensor>& lengths,
+    const std::optional<Tensor>& peephole, const std::optional<Tensor>& h0, const std::optional<Tensor>& c0,
+        const std::optional<Tensor>& lengths,
     bool reverse) {
   Operands o(op, input, weight_ih, weight_hh, h0, c0, lengths, reverse);
   o.check_bias("bias", bias);
   for (int64_t gate = 0; gate < Lstm::kGates; ++gate) o.add_bias(bias, gate, gate);
   if (peephole) {
     check_same_dtype(op, "input", input, "peephole", *peephole);
-    MER_FAST_CHECK(peephole->numel() == 3 * o.hidden, op, ": peephole must have shape (3, ", o.hidden, ", 1, 1), got ", shape_text(*peephole));
+    MER_FAST_CHECK(peephole->numel() == 3 * o.hidden, op, ": peephole must have shape (3, ", o.hidden, ", 1, 1), got ",
+        shape_text(*peephole));
     const Tensor values = widened(*peephole);
     o.peephole.assign(static_cast<size_t>(3 * o.padded_hidden()), 0.0f);
     for (int64_t p = 0; p < 3; ++p) std::copy_n(floats(values) + p * o.hidden, o.hidden, o.peephole.data() + p * o.padded_hidden());
@@ -41,7 +43,8 @@ Operands operands(
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_lstm(
     const Tensor& input, const Tensor& weight_ih, const Tensor& weight_hh, const std::optional<Tensor>& bias,
-    const std::optional<Tensor>& peephole, const std::optional<Tensor>& h0, const std::optional<Tensor>& c0, const std::optional<Tensor>& lengths,
+    const std::optional<Tensor>& peephole, const std::optional<Tensor>& h0, const std::optional<Tensor>& c0,
+        const std::optional<Tensor>& lengths,
     bool reverse, int64_t segment, bool keep_gates, bool exact) {
   check_segment("conv_lstm", segment);
   const Operands o = operands("conv_lstm", input, weight_ih, weight_hh, bias, peephole, h0, c0, lengths, reverse);
@@ -65,24 +68,31 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_lstm(
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_lstm_backward(
-    const Tensor& grad_output, const Tensor& grad_h, const Tensor& grad_c, const Tensor& input, const Tensor& weight_ih, const Tensor& weight_hh,
-    const std::optional<Tensor>& bias, const std::optional<Tensor>& peephole, const std::optional<Tensor>& h0, const std::optional<Tensor>& c0,
-    const std::optional<Tensor>& lengths, const Tensor& gates, const Tensor& states, bool reverse, int64_t segment, bool need_input, bool exact) {
+    const Tensor& grad_output, const Tensor& grad_h, const Tensor& grad_c, const Tensor& input, const Tensor& weight_ih,
+        const Tensor& weight_hh,
+    const std::optional<Tensor>& bias, const std::optional<Tensor>& peephole, const std::optional<Tensor>& h0,
+        const std::optional<Tensor>& c0,
+    const std::optional<Tensor>& lengths, const Tensor& gates, const Tensor& states, bool reverse, int64_t segment, bool need_input,
+        bool exact) {
   const char* op = "conv_lstm_backward";
   const Operands o = operands(op, input, weight_ih, weight_hh, bias, peephole, h0, c0, lengths, reverse);
   MER_FAST_CHECK(!o.is_half(), op, ": gradients take float32 on a CPU");
   check_cell_gradient(o, grad_output, gates, states, segment);
   o.check_state("grad_h", grad_h);
   o.check_state("grad_c", grad_c);
-  Tensor of_input = zeros_like_if(need_input, o.input, false), of_ih = zeros_like_if(true, o.weight_ih), of_hh = zeros_like_if(true, o.weight_hh);
+  Tensor of_input = zeros_like_if(need_input, o.input, false), of_ih = zeros_like_if(true, o.weight_ih), of_hh = zeros_like_if(true,
+      o.weight_hh);
   Tensor of_bias = bias ? zeros_like_if(true, *bias) : zeros_like_if(false, o.input);
   Tensor of_peephole = peephole ? zeros_like_if(true, contiguous(*peephole)) : zeros_like_if(false, o.input);
-  Tensor of_h0 = h0 ? zeros_like_if(true, *o.h0) : zeros_like_if(false, o.input), of_c0 = c0 ? zeros_like_if(true, *o.c0) : zeros_like_if(false, o.input);
+  Tensor of_h0 = h0 ? zeros_like_if(true, *o.h0) : zeros_like_if(false, o.input), of_c0 = c0 ? zeros_like_if(true,
+      *o.c0) : zeros_like_if(false, o.input);
   if (!o.empty()) {
     std::vector<float> by_slot(static_cast<size_t>(kSlots * o.padded_hidden()));
     const auto data = [](Tensor& t) { return t.numel() ? static_cast<float*>(t.mutable_data_ptr()) : nullptr; };
-    const CellGradients to{need_input ? data(of_input) : nullptr, data(of_ih), data(of_hh), by_slot.data(), data(of_peephole), data(of_h0), data(of_c0)};
-    const auto run = [&](bool direct) { return CellBackward<Lstm>(o, grad_output, grad_h, grad_c, kept_of(gates, states, segment), to, direct).run(); };
+    const CellGradients to{need_input ? data(of_input) : nullptr, data(of_ih), data(of_hh), by_slot.data(), data(of_peephole),
+        data(of_h0), data(of_c0)};
+    const auto run = [&](bool direct) { return CellBackward<Lstm>(o, grad_output, grad_h, grad_c, kept_of(gates, states, segment), to,
+        direct).run(); };
     if (exact || !run(false)) run(true);
     for (int64_t gate = 0; bias && gate < Lstm::kGates; ++gate) {
       std::copy_n(by_slot.data() + gate * o.padded_hidden(), o.hidden, data(of_bias) + gate * o.hidden);

@@ -19,7 +19,8 @@ constexpr int64_t kWidestBlock = 256;  // columns for which a thread holds a ban
 // Zeros into the channels from `used` to `width` of some pixels. By the formula what is not finite leaves NaN there, which
 // would reach every channel of the next step.
 inline void clear_padding(float* pixels, int64_t step, int64_t count, int64_t used, int64_t width) {
-  for (int64_t i = 0; used < width && i < count; ++i) std::fill_n(pixels + i * step + std::max<int64_t>(used, 0), width - std::max<int64_t>(used, 0), 0.0f);
+  for (int64_t i = 0; used < width && i < count; ++i) std::fill_n(pixels + i * step + std::max<int64_t>(used, 0),
+      width - std::max<int64_t>(used, 0), 0.0f);
 }
 
 struct Filter {

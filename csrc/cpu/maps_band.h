@@ -82,7 +82,8 @@ class Band {
         const Depths depth = depths(bank.first(block) + column);
         const MapProducts f{points_ + depth.from, points_step(), depth_, 1,
                             bank.weights(block, column) + a * kSide * bank.point_step(block) + depth.from * wide,
-                            bank.point_step(block), wide, products, products_step(), wide, kSide, tiles, depth.to - depth.from, wide, false};
+                            bank.point_step(block), wide, products, products_step(), wide, kSide, tiles, depth.to - depth.from, wide,
+                            false};
         MER_FAST_DISPATCH(map_products, f);
         const HalfOutputs back{products, products_step(), wide, tiles, wide, half_ + a * half_point() + column, side * width, width};
         MER_FAST_DISPATCH(map_half_outputs, grid_->filter.m, back);
@@ -96,13 +97,15 @@ class Band {
     for (int64_t r = 0; r < tile_rows_; ++r) {
       const int64_t h = (first_ + r) * side;
       sink(h, std::min(side, grid_->height - h),
-           TileOutputs{half_ + r * side * grid_->tiles_wide * width, half_point(), side * width, width, grid_->tiles_wide, width, nullptr, 0, 0});
+           TileOutputs{half_ + r * side * grid_->tiles_wide * width, half_point(), side * width, width, grid_->tiles_wide, width,
+               nullptr, 0, 0});
     }
   }
 
   // Point row a of all tiles and channels.
   void transform(int64_t a) {
-    const MapRows f{columns_ + a * columns_point(), depth_, tile_rows_, grid_->columns(), grid_->tiles_wide, depth_, points_, points_step(), depth_};
+    const MapRows f{columns_ + a * columns_point(), depth_, tile_rows_, grid_->columns(), grid_->tiles_wide, depth_, points_,
+        points_step(), depth_};
     MER_FAST_DISPATCH(map_rows, grid_->filter.m, f);
   }
 
@@ -118,7 +121,8 @@ class Band {
         if (from >= to) continue;
         for (int64_t i = 0; i < taps * tile_rows_; ++i) {
           const int64_t tap = i / tile_rows_, h = i % tile_rows_;
-          const MapProducts f{part.maps + (h + tap / grid_->filter.width) * part.row_step + tap % grid_->filter.width * part.channels + from - part.at,
+          const MapProducts f{part.maps + (h + tap / grid_->filter.width) * part.row_step + tap % grid_->filter.width * part.channels +
+              from - part.at,
                               0, part.channels, 1, bank.weights(block, column) + tap * bank.point_step(block) + from * wide, 0, wide,
                               rows_ + h * grid_->width * width + column, 0, width, 1, grid_->width, to - from, wide, add || tap};
           MER_FAST_DISPATCH(map_products, f);
@@ -172,7 +176,8 @@ class WeightSums {
     MER_FAST_DISPATCH(map_gradient_columns, grid_->filter.m, f);
     for (int64_t a = 0; a < kSide; ++a) {
       band.transform(a);
-      const MapRows rows{half_ + a * half_point(), columns_, band.tile_rows_, across, grid_->tiles_wide, columns_, points_, points_step(), columns_};
+      const MapRows rows{half_ + a * half_point(), columns_, band.tile_rows_, across, grid_->tiles_wide, columns_, points_,
+          points_step(), columns_};
       MER_FAST_DISPATCH(map_gradient_rows, grid_->filter.m, rows);
       for (const Band::Part& part : band.parts_) {
         const Depths met = columns(part.at);

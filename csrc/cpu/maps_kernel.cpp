@@ -83,17 +83,29 @@ void multiply(const MapProducts& f) {
 // --- transforms ------------------------------------------------------------------------------------------------------
 constexpr int kSide = 6;  // of a tile of points
 
-template <int M>
+// One dimension of a tile of inputs, or of a gradient of outputs, which has M places.
+template <int M, bool kGradient>
+constexpr int kPlaces = kGradient ? M : kSide;
+template <int M, bool kGradient>
+inline void to_points(const Vec* d, Vec* o) {
+  if constexpr (kGradient) {
+    Winograd<M>::gradient(d, o);
+  } else {
+    Winograd<M>::input(d, o);
+  }
+}
+
+template <int M, bool kGradient>
 void transform_columns(const MapColumns& f) {
   for (int64_t r = 0; r < f.tile_rows; ++r) {
     for (int64_t w = 0; w < f.columns; ++w) {
       const float* maps = f.maps + r * M * f.row_step + w * f.pixel_step;
       float* half = f.half + (r * f.columns + w) * f.half_pixel;
       for (int64_t c = 0; c < f.channels; c += kLanes) {
-        Vec d[kSide], o[kSide];
+        Vec d[kPlaces<M, kGradient>], o[kSide];
 #pragma GCC unroll 6
-        for (int a = 0; a < kSide; ++a) d[a] = load(maps + a * f.row_step + c);
-        Winograd<M>::input(d, o);
+        for (int a = 0; a < kPlaces<M, kGradient>; ++a) d[a] = load(maps + a * f.row_step + c);
+        to_points<M, kGradient>(d, o);
 #pragma GCC unroll 6
         for (int a = 0; a < kSide; ++a) store(half + a * f.half_point + c, o[a]);
       }
@@ -111,46 +123,14 @@ inline void each_tile(const MapRows& f, int m, const Visit& visit) {
   }
 }
 
-template <int M>
+template <int M, bool kGradient>
 void transform_rows(const MapRows& f) {
   each_tile(f, M, [&](const float* half, float* tile) {
     for (int64_t c = 0; c < f.channels; c += kLanes) {
-      Vec d[kSide], o[kSide];
+      Vec d[kPlaces<M, kGradient>], o[kSide];
 #pragma GCC unroll 6
-      for (int b = 0; b < kSide; ++b) d[b] = load(half + b * f.half_pixel + c);
-      Winograd<M>::input(d, o);
-#pragma GCC unroll 6
-      for (int b = 0; b < kSide; ++b) store(tile + b * f.point_step + c, o[b]);
-    }
-  });
-}
-
-template <int M>
-void transform_gradient_columns(const MapColumns& f) {
-  for (int64_t r = 0; r < f.tile_rows; ++r) {
-    for (int64_t w = 0; w < f.columns; ++w) {
-      const float* maps = f.maps + r * M * f.row_step + w * f.pixel_step;
-      float* half = f.half + (r * f.columns + w) * f.half_pixel;
-      for (int64_t c = 0; c < f.channels; c += kLanes) {
-        Vec d[M], o[kSide];
-#pragma GCC unroll 4
-        for (int a = 0; a < M; ++a) d[a] = load(maps + a * f.row_step + c);
-        Winograd<M>::gradient(d, o);
-#pragma GCC unroll 6
-        for (int a = 0; a < kSide; ++a) store(half + a * f.half_point + c, o[a]);
-      }
-    }
-  }
-}
-
-template <int M>
-void transform_gradient_rows(const MapRows& f) {
-  each_tile(f, M, [&](const float* half, float* tile) {
-    for (int64_t c = 0; c < f.channels; c += kLanes) {
-      Vec d[M], o[kSide];
-#pragma GCC unroll 4
-      for (int b = 0; b < M; ++b) d[b] = load(half + b * f.half_pixel + c);
-      Winograd<M>::gradient(d, o);
+      for (int b = 0; b < kPlaces<M, kGradient>; ++b) d[b] = load(half + b * f.half_pixel + c);
+      to_points<M, kGradient>(d, o);
 #pragma GCC unroll 6
       for (int b = 0; b < kSide; ++b) store(tile + b * f.point_step + c, o[b]);
     }
@@ -327,10 +307,10 @@ void to_planes(const PlaneRow& f) {
 
 }  // namespace
 
-void map_columns(int m, const MapColumns& f) { m == 4 ? transform_columns<4>(f) : transform_columns<2>(f); }
-void map_rows(int m, const MapRows& f) { m == 4 ? transform_rows<4>(f) : transform_rows<2>(f); }
-void map_gradient_columns(int m, const MapColumns& f) { m == 4 ? transform_gradient_columns<4>(f) : transform_gradient_columns<2>(f); }
-void map_gradient_rows(int m, const MapRows& f) { m == 4 ? transform_gradient_rows<4>(f) : transform_gradient_rows<2>(f); }
+void map_columns(int m, const MapColumns& f) { m == 4 ? transform_columns<4, false>(f) : transform_columns<2, false>(f); }
+void map_rows(int m, const MapRows& f) { m == 4 ? transform_rows<4, false>(f) : transform_rows<2, false>(f); }
+void map_gradient_columns(int m, const MapColumns& f) { m == 4 ? transform_columns<4, true>(f) : transform_columns<2, true>(f); }
+void map_gradient_rows(int m, const MapRows& f) { m == 4 ? transform_rows<4, true>(f) : transform_rows<2, true>(f); }
 void map_half_outputs(int m, const HalfOutputs& f) { m == 4 ? transform_half_outputs<4>(f) : transform_half_outputs<2>(f); }
 void map_products(const MapProducts& f) {
   if (f.rows > 0 && f.columns > 0) multiply(f);

@@ -99,7 +99,8 @@ struct PixelPool {
   void planes_from_pixels(const PlaneRow& row);                                                                          \
   void add_planes_from_pixels(const PlaneRow& row)
 
-// map_states: map_outputs with what follows; false where an output is not finite. map_weights: kernels [tap][k] to [point][k], k < count, a multiple of kPad; map_weight_gradient goes back.
+// map_states: map_outputs with what follows; false where an output is not finite. map_weights: kernels [tap][k] to [point][k], k <
+// count, a multiple of kPad; map_weight_gradient goes back.
 MER_FAST_DECLARE_KERNEL(MER_FAST_MAP_KERNELS)
 
 }  // namespace mer_fast

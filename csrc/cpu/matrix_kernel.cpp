@@ -33,7 +33,8 @@ __attribute__((target("amx-tile,amx-bf16"))) void four_runs(const MatrixRows& f,
     }
     const int64_t stride = in.pixel_step * 2;
     const uint16_t* first[4];
-    for (int i = 0; i < 4; ++i) first[i] = in.maps + run[i] / f.row_tiles * in.row_step + run[i] % f.row_tiles * kTilePixels * in.pixel_step;
+    for (int i = 0; i < 4; ++i) first[i] = in.maps + run[i] / f.row_tiles * in.row_step +
+        run[i] % f.row_tiles * kTilePixels * in.pixel_step;
     for (int64_t tap = 0; tap < taps; ++tap) {
       const int64_t at = tap / f.kernel_w * in.row_step + tap % f.kernel_w * in.pixel_step;
       for (int64_t d = 0; d < depth_tiles; ++d, weights += kTileElements) {

@@ -15,7 +15,8 @@ class Inference {
  public:
   // `pool` windows of the output are reduced where each row of tiles holds whole ones, see pools().
   Inference(
-      const Section& s, const std::vector<float>& scale, const std::vector<float>& shift, const std::array<int64_t, 2>& pool, float* output, bool exact)
+      const Section& s, const std::vector<float>& scale, const std::vector<float>& shift, const std::array<int64_t, 2>& pool,
+          float* output, bool exact)
       : s_(s), scale_(scale), shift_(shift), pool_(pool), output_(output),
         first_grid_(s.first_filter(exact), s.height, s.width, s.padded_channels(), s.padded_maps(), shares(s)),
         grid_(s.filter(exact), s.height, s.width, s.padded_maps(), s.padded_maps(), shares(s)),
@@ -113,7 +114,8 @@ class Inference {
     for (int64_t block = 0; block < bank.blocks(); ++block) {
       const int64_t first = bank.first(block), width = bank.width(block);
       if (halves) {
-        band.convolve_halves(bank, block, all, [&](int64_t h, int64_t rows, const TileOutputs& f) { finish(n, k, image, w, first, h, rows, f); });
+        band.convolve_halves(bank, block, all, [&](int64_t h, int64_t rows, const TileOutputs& f) { finish(n, k, image, w, first, h,
+            rows, f); });
         continue;
       }
       band.convolve(bank, block, all, [&](int64_t h, int64_t rows, const float* values, int64_t row_step) {
@@ -205,7 +207,8 @@ Tensor recurrent_conv2d(
   s.check_norm("scale", scale);
   s.check_norm("shift", shift);
   MER_FAST_CHECK(
-      window.size() == 2 && window[0] >= 1 && window[1] >= 1 && window[0] <= std::max<int64_t>(s.height, 1) && window[1] <= std::max<int64_t>(s.width, 1),
+      window.size() == 2 && window[0] >= 1 && window[1] >= 1 && window[0] <= std::max<int64_t>(s.height,
+          1) && window[1] <= std::max<int64_t>(s.width, 1),
       kOp, ": pool must be two sides that fit into the input");
   const std::array<int64_t, 2> pool{window[0], window[1]}, none{1, 1};
   Tensor output = torch::stable::new_empty(s.input, {s.batch, s.maps, s.height / pool[0], s.width / pool[1]});

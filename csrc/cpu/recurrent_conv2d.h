@@ -22,7 +22,8 @@ struct Section {
   Section(
       const char* name, const Tensor& input_any, const Tensor& first, const Tensor& recurrent, int64_t steps_given,
       const std::string& injection)
-      : op(name), input(contiguous(input_any)), input_weight(contiguous(first)), recurrent_weights(contiguous(recurrent)), steps(steps_given) {
+      : op(name), input(contiguous(input_any)), input_weight(contiguous(first)), recurrent_weights(contiguous(recurrent)),
+          steps(steps_given) {
     check_rank(op, "input", input, 4);
     check_rank(op, "input_weight", input_weight, 4);
     check_rank(op, "recurrent_weights", recurrent_weights, 5);
@@ -58,7 +59,8 @@ struct Section {
   int64_t weight_of(int64_t step) const { return recurrent_weights.size(0) == 1 ? 0 : step; }
   // Of step 0, 1, ... after the first state.
   const float* weight(int64_t step) const {
-    return static_cast<const float*>(recurrent_weights.const_data_ptr()) + weight_of(step) * maps * maps * recurrent_weights.size(3) * recurrent_weights.size(4);
+    return static_cast<const float*>(recurrent_weights.const_data_ptr()) +
+        weight_of(step) * maps * maps * recurrent_weights.size(3) * recurrent_weights.size(4);
   }
 
   // Row h of image n of the input, or of another tensor of planes, as pixels.
