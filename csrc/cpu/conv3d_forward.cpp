@@ -281,8 +281,7 @@ class Worker {
                     same ? channel_step() : count};
     bool finite = true;
     if (finish) {
-      const auto term = [&](const void* from) { return from ? static_cast<const Real*>(from) + out : nullptr; };
-      const Epilogue<Real> epilogue{block_bias_, call_.activation, term(call_.before), term(call_.after)};
+      const Epilogue<Real> epilogue{block_bias_, call_.activation};
       finite = MER_FAST_DISPATCH(finish_block, turn, epilogue);
     } else {
       MER_FAST_DISPATCH(transpose_block, turn);

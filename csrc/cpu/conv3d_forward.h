@@ -15,8 +15,6 @@ struct ConvCall {
   const void* input;    // contiguous
   void* output;         // (N, O, T', H', W')
   uint8_t* winners;     // as output, or nullptr
-  const void* before;   // added to a convolution alone before and after its activation; as output, or nullptr; not of 16 bits
-  const void* after;
 };
 
 // Fills output and winners. Errors name `op`.

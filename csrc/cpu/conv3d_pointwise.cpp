@@ -44,11 +44,10 @@ void run(const ConvCall& call, const Real* weight, const Real* bias) {
         }
       }
       const int64_t out = (image_group * s.outputs * s.out[0] + t) * pixels;
-      const auto term = [&](const void* from) { return from ? static_cast<const Real*>(from) + out : nullptr; };
       const PointwiseFrame<Real> frame{
           frames.data(), static_cast<int64_t>(frames.size()), packed.data() + (group * rows * taps + skipped * s.channels) * width,
           s.outputs, width, taps * width, bias + group * s.outputs, call.activation,
-          term(call.before), term(call.after), static_cast<Real*>(call.output) + out, s.out[0] * pixels, pixels, near};
+          static_cast<Real*>(call.output) + out, s.out[0] * pixels, pixels, near};
       MER_FAST_DISPATCH(pointwise_frame, frame);
     }
   });

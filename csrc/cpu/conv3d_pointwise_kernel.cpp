@@ -36,10 +36,7 @@ inline void outputs_of(const PointwiseFrame<Real>& f, const Real* weight, const 
 #pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) {
       const int64_t at = place + o * f.out_step + v * lanes;
-      if (f.before) sum[o][v] += vload(f.before + at);
-      sum[o][v] = activate_vector<Real>(sum[o][v], f.activation);
-      if (f.after) sum[o][v] += vload(f.after + at);
-      vstore(f.out + at, sum[o][v]);
+      vstore(f.out + at, activate_vector<Real>(sum[o][v], f.activation));
     }
   }
 }
@@ -70,7 +67,6 @@ void frame_of(const PointwiseFrame<Real>& f) {
       const int64_t o = row * f.width, many = f.outputs - o < f.width ? f.outputs - o : f.width;
       for (int64_t i = 0; i < count; i += at_once) {
         const int64_t pixel = i + at_once <= count ? i : count - at_once;
-        // `before` and `after` are never the output: a repeated pixel is computed from them again.
         outputs_of<Real>(many, f, f.weight + row * f.weight_step, f.bias + o, f.near + pixel, o * f.out_step + first + pixel);
       }
     }

@@ -15,8 +15,6 @@ struct PointwiseFrame {
   int64_t weight_step;      // from one row of `width` outputs to the next
   const Real* bias;         // [output / width][output % width]
   Activation activation;
-  const Real* before;       // as out, or nullptr: activation(sum + before) + after
-  const Real* after;
   Real* out;
   int64_t out_step;         // from an output channel to the next
   int64_t pixels;           // at least pointwise_pixels()

@@ -150,31 +150,27 @@ bool pool(const PoolRows<Real>& rows) {
   return finite;
 }
 
-// What happens to values on the way: nothing, or an epilogue. `place` is theirs in the output.
+// What happens to values on the way: nothing, or an epilogue.
 template <typename Real>
 struct Nothing {
-  inline VecOf<Real> vector(VecOf<Real> x, int64_t, int64_t) { return x; }
-  inline Real one(Real x, int64_t, int64_t) { return x; }
+  inline VecOf<Real> vector(VecOf<Real> x, int64_t) { return x; }
+  inline Real one(Real x, int64_t) { return x; }
 };
 
-template <typename Real, Activation kActivation, bool kTerms>
+template <typename Real, Activation kActivation>
 struct Finish {
   const Epilogue<Real>& epilogue;
   VecOf<Real> zeros = {};
 
-  inline VecOf<Real> vector(VecOf<Real> x, int64_t column, int64_t place) {
+  inline VecOf<Real> vector(VecOf<Real> x, int64_t column) {
     zeros += x * Real(0);
     x += vsplat(epilogue.bias[column]);
-    if (kTerms && epilogue.before) x += vload(epilogue.before + place);
-    x = activate_vector<Real>(x, kActivation);
-    return kTerms && epilogue.after ? x + vload(epilogue.after + place) : x;
+    return activate_vector<Real>(x, kActivation);
   }
-  inline Real one(Real x, int64_t column, int64_t place) {
+  inline Real one(Real x, int64_t column) {
     zeros[0] += x * Real(0);
     x += epilogue.bias[column];
-    if (kTerms && epilogue.before) x += epilogue.before[place];
-    x = activate(x, kActivation);
-    return kTerms && epilogue.after ? x + epilogue.after[place] : x;
+    return activate(x, kActivation);
   }
 };
 
@@ -189,7 +185,7 @@ inline void transpose_part(const Turn<Real>& turn, int64_t row, int64_t column, 
   transpose_square<Real>(square);
   const auto put = [&](int k) {
     const int64_t place = (column + k) * turn.out_step + row;
-    vstore(turn.out + place, way.vector(square[k], column + k, place));
+    vstore(turn.out + place, way.vector(square[k], column + k));
   };
   if (many == lanes) {
 #pragma GCC unroll 16
@@ -213,7 +209,7 @@ void transpose(const Turn<Real>& turn, Way& way) {
       for (int64_t k = column; k < column + many; ++k) {
         for (int64_t i = 0; i < turn.rows; ++i) {
           const int64_t place = k * turn.out_step + i;
-          turn.out[place] = way.one(turn.in[i * turn.row_step + k], k, place);
+          turn.out[place] = way.one(turn.in[i * turn.row_step + k], k);
         }
       }
       continue;
@@ -226,12 +222,9 @@ void transpose(const Turn<Real>& turn, Way& way) {
 
 template <typename Real, Activation kActivation>
 bool finish(const Turn<Real>& turn, const Epilogue<Real>& epilogue) {
-  const auto run = [&](auto way) {
-    transpose(turn, way);
-    return all_finite<Real>(way.zeros);
-  };
-  if (epilogue.before || epilogue.after) return run(Finish<Real, kActivation, true>{epilogue});
-  return run(Finish<Real, kActivation, false>{epilogue});
+  Finish<Real, kActivation> way{epilogue};
+  transpose(turn, way);
+  return all_finite<Real>(way.zeros);
 }
 
 template <typename Real>

@@ -45,13 +45,11 @@ struct Turn {
   int64_t out_step;
 };
 
-// What is done to convolution values on the way out: activation(value + bias + before) + after.
+// What is done to convolution values on the way out: activation(value + bias).
 template <typename Real>
 struct Epilogue {
   const Real* bias;    // [column]
   Activation activation;
-  const Real* before;  // as Turn::out, or nullptr
-  const Real* after;
 };
 
 // pool_rows and finish_block return whether every convolution value that they saw was finite. transpose_block turns a
