@@ -2,15 +2,21 @@
 the host, and every kernel they can ask for compiled by NVRTC. Never run on a GPU here."""
 
 import ctypes
+import os
+import subprocess
+import types
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import mer_fast
-from mer_fast import ops, reference
+from mer_fast import _library, ops, reference
+from mer_fast import nvrtc as launchers
 from mer_fast._library import kernel_folder
+from mer_fast.nvrtc import _cluster
 
 from .kit import assert_near, fake_cupy, nvrtc
 
@@ -193,14 +199,10 @@ def test_a_kernel_is_compiled_once(cupy):
 
 def test_a_changed_source_is_another_module(cupy, tmp_path, monkeypatch):
     """CuPy keys its cache by code and options, and sees no file that the code includes."""
-    from mer_fast import _library
-
     ops.optical_strain(cupy.ndarray(np.ones((1, 2, 3, 3))))
     (tmp_path / "cuda").mkdir()
     (tmp_path / "cuda" / "element.cuh").write_text("// changed")
     monkeypatch.setattr(_library, "kernel_folder", lambda: tmp_path)
-    from mer_fast import nvrtc as launchers
-
     launchers._module.cache_clear()
     monkeypatch.setattr(cupy, "RawModule", lambda **given: cupy.modules.append(given))
     launchers._module("optical_strain", ("x",))
@@ -226,16 +228,75 @@ def test_bad_input(cupy, call, message):
         call(cupy)
 
 
-def test_too_many_elements(cupy, monkeypatch):
-    from mer_fast import nvrtc as launchers
-
+def test_too_many_elements(cupy):
     with pytest.raises(mer_fast.MerFastError, match="tim: too many elements for one launch; split the batch"):
         launchers.run("tim", [launchers.Launch("tim_weights<float>", 2**31, 128, ())])
 
 
-def test_an_op_without_a_launcher_says_so(cupy):
-    from mer_fast import nvrtc as launchers
+# --- clusters ---------------------------------------------------------------------------------------------------------
+LAYOUT = """\
+#include <cuda.h>
+#include <stdio.h>
+#include <stddef.h>
+int main() {
+  printf("%zu %zu %zu %zu %zu %zu %zu\\n", sizeof(CUlaunchConfig), offsetof(CUlaunchConfig, blockDimX),
+         offsetof(CUlaunchConfig, sharedMemBytes), offsetof(CUlaunchConfig, hStream), offsetof(CUlaunchConfig, attrs),
+         offsetof(CUlaunchConfig, numAttrs), sizeof(CUlaunchAttribute));
+  printf("%zu %d\\n", offsetof(CUlaunchAttribute, value.clusterDim.x), CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION);
+}
+"""
 
+
+def test_the_driver_s_structures(tmp_path):
+    header = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include"
+    if fake_cupy.COMPILER is None or not (header / "cuda.h").exists():
+        pytest.skip("needs a C++ compiler and cuda.h of a CUDA toolkit")
+    (tmp_path / "layout.cpp").write_text(LAYOUT)
+    words = [fake_cupy.COMPILER, f"-I{header}", tmp_path / "layout.cpp", "-o", tmp_path / "layout"]
+    subprocess.run(list(map(str, words)), check=True)
+    told = subprocess.run([tmp_path / "layout"], capture_output=True, text=True, check=True).stdout.split()
+    config, attribute = _cluster.Config, _cluster.Attribute
+    ours = [ctypes.sizeof(config), *(getattr(config, n).offset for n in ("block", "shared", "stream", "attributes", "count"))]
+    ours += [ctypes.sizeof(attribute), attribute.x.offset, _cluster.CLUSTER_DIMENSION]
+    assert list(map(int, told)) == ours
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """A driver that writes down what it is asked to launch."""
+    seen = []
+
+    def launch(config, function, pointers, extra):
+        config, first, second = config._obj, *(ctypes.cast(pointers[k], ctypes.POINTER(ctypes.c_int64))[0] for k in (0, 1))
+        attribute = config.attributes[0]
+        seen.append(dict(
+            grid=[*config.grid], block=[*config.block], shared=config.shared, stream=config.stream, count=config.count,
+            attribute=[attribute.id, attribute.x, attribute.y, attribute.z], function=function.value, arguments=[first, second],
+        ))  # fmt: skip
+        return len(seen) - 1  # the second one fails
+
+    monkeypatch.setattr(_cluster, "driver", lambda: types.SimpleNamespace(cuLaunchKernelEx=launch))
+    return seen
+
+
+def test_clusters_go_through_the_driver(cupy, driver, monkeypatch):
+    handle = types.SimpleNamespace(ptr=1234)
+    kernel = types.SimpleNamespace(name="k", kernel=handle, max_dynamic_shared_size_bytes=48 << 10)
+    monkeypatch.setattr(launchers, "_kernel", lambda op, names, name: kernel)
+    x = cupy.ndarray(np.zeros(4))
+    launch = launchers.Launch("k", 16, 256, (x, launchers.by_value(np.int64, 7)), shared=200_000, cluster=8)
+    with cupy.cuda.stream(4096):
+        launchers.run("tim", [launch])
+    assert kernel.max_dynamic_shared_size_bytes == 200_000
+    assert driver == [dict(
+        grid=[16, 1, 1], block=[256, 1, 1], shared=200_000, stream=4096, count=1, attribute=[4, 8, 1, 1], function=1234,
+        arguments=[x.host.ctypes.data, 7],
+    )]  # fmt: skip
+    with pytest.raises(mer_fast.MerFastError, match=r"k: the CUDA driver refuses the launch \(error 1\)"):
+        launchers.run("tim", [launch])
+
+
+def test_an_op_without_a_launcher_says_so(cupy):
     with pytest.raises(mer_fast.BackendError, match=r"conv3d: no kernel for this CuPy array .*cupy.asnumpy"):
         launchers.call("conv3d", cupy.ndarray(np.ones(3)))
 

@@ -19,6 +19,7 @@ import torch
 
 from .. import _library
 from ..errors import BackendError, MerFastError
+from . import _cluster
 
 
 class Launch(NamedTuple):
@@ -29,6 +30,7 @@ class Launch(NamedTuple):
     threads: int
     arguments: tuple[Any, ...]  # CuPy's arrays by pointer; what goes by value as NumPy arrays of one element
     shared: int = 0  # bytes of dynamic shared memory
+    cluster: int = 1  # blocks of a cluster; more than one needs sm_90
 
 
 def call(op: str, *arguments: Any, **named: Any) -> Any:
@@ -49,13 +51,18 @@ def call(op: str, *arguments: Any, **named: Any) -> Any:
 def run(op: str, launches: Sequence[Launch]) -> None:
     """Launches kernels of `kernels/cuda/<op>.cuh` one after another on CuPy's current device and stream."""
     names = tuple(sorted({launch.kernel for launch in launches}))
+    import cupy
+
     for launch in launches:
         if launch.blocks >= 2**31:
             raise MerFastError(f"{op}: too many elements for one launch; split the batch")
         kernel = _kernel(op, names, launch.kernel)
         if launch.shared and launch.shared > kernel.max_dynamic_shared_size_bytes:
             kernel.max_dynamic_shared_size_bytes = launch.shared
-        kernel((launch.blocks,), (launch.threads,), launch.arguments, shared_mem=launch.shared)
+        if launch.cluster == 1:
+            kernel((launch.blocks,), (launch.threads,), launch.arguments, shared_mem=launch.shared)
+        else:
+            _cluster.launch(kernel, launch, stream=cupy.cuda.get_current_stream().ptr)
 
 
 @cache
