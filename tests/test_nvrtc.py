@@ -6,6 +6,7 @@ import os
 import subprocess
 import types
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from mer_fast._library import kernel_folder
 from mer_fast.nvrtc import _cluster
 
 from .kit import assert_near, fake_cupy, nvrtc
+from .kit.cuda_host import COMPILER, LANGUAGE, compile_file
 
 ELEMENTS = {
     "uint8": "unsigned char", "float16": "mer_fast::Half", "bfloat16": "mer_fast::Bfloat16",
@@ -52,7 +54,7 @@ extern "C" long long fact(const char* name, long long outer, long long in, long 
   if (asked == "pixels") return x == 8 ? tim_pixels<double>() : tim_pixels<float>();
   if (asked == "threads") return kTimThreads;
   if (asked == "bytes") return sizeof(TimShape);
-  fail("no such fact");
+  return -1;
 }""",
     "optical_strain": """
 extern "C" long long fact(const char* name, long long images, long long height, long long width) {
@@ -61,37 +63,44 @@ extern "C" long long fact(const char* name, long long images, long long height, 
   if (asked == "blocks") return strain_blocks(shape);
   if (asked == "threads") return kStrainThreads;
   if (asked == "bytes") return sizeof(StrainShape);
-  fail("no such fact");
+  return -1;
 }""",
 }
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory):
-    """host(op) -> that op's kernels and its facts, compiled by the host compiler once."""
-    if fake_cupy.COMPILER is None:
-        pytest.skip("needs a C++ compiler")
-    built = {}
+def programs(host):
+    """programs(op) -> the program that runs any kernel of that op."""
+    return cache(lambda op: fake_cupy.compile_kernels(host, op, KERNELS[op]))
 
-    def kernels(op):
-        if op not in built:
-            options = (f"-I{kernel_folder() / 'cuda'}",)
-            folder = tmp_path_factory.mktemp(op)
-            table, library = fake_cupy.compile_for_host(folder, f'#include "{op}.cuh"', options, KERNELS[op], FACTS[op])
-            library.fact.restype = ctypes.c_longlong
-            built[op] = table, lambda name, *numbers: library.fact(name.encode(), *map(ctypes.c_longlong, numbers))
-        return built[op]
 
-    return kernels
+@pytest.fixture(scope="module")
+def facts(host):
+    """facts(op) -> a function that asks the .cuh file."""
+
+    @cache
+    def compiled(op):
+        source, target = host.folder / f"facts.{op}.cpp", host.folder / f"facts.{op}.so"
+        source.write_text(
+            f'#include <string>\n#include "cuda_host.h"\n#include "{op}.cuh"\nusing namespace mer_fast;\n{FACTS[op]}'
+        )
+        compile_file(source, target, *LANGUAGE, "-fPIC", "-shared", link=True)
+        library = ctypes.CDLL(str(target))
+        library.fact.restype = ctypes.c_longlong
+        return lambda name, *numbers: library.fact(name.encode(), *map(ctypes.c_longlong, numbers))
+
+    return compiled
 
 
 @pytest.fixture
-def cupy(host):
-    def kernels(code, options, names):
+def cupy(programs):
+    if COMPILER is None:
+        pytest.skip("needs a C++ compiler")
+
+    def kernels(code, options):
         op = code.removeprefix('#include "').removesuffix('.cuh"')
-        table, _ = host(op)
         assert "-std=c++17" in options and f"-I{kernel_folder() / 'cuda'}" in options
-        return {name: table[name] for name in names}
+        return programs(op), KERNELS[op]
 
     with fake_cupy.installed(fake_cupy.make(kernels)) as module:
         yield module
@@ -112,8 +121,8 @@ TIM_CASES = [((3, 5, 1, 4, 6), 3), ((2, 9, 1, 5, 7), 12), ((7, 6), 37), ((1, 1, 
 
 
 @pytest.mark.parametrize("dtype", [e for e in ELEMENTS if e != "bfloat16"])  # NumPy has no bfloat16
-def test_tim(cupy, host, dtype):
-    _, fact = host("tim")
+def test_tim(cupy, facts, dtype):
+    fact = facts("tim")
     pixels = fact("pixels", 0, 0, 0, 0, np.dtype(dtype).itemsize)
     for shape, wanted in TIM_CASES:
         dim = 0 if len(shape) == 2 else 1
@@ -159,8 +168,8 @@ def _aligned(array):
 
 @pytest.mark.parametrize("derivative", DERIVATIVES)
 @pytest.mark.parametrize("dtype", [e for e in FLOATS if e != "bfloat16"])
-def test_optical_strain(cupy, host, dtype, derivative):
-    _, fact = host("optical_strain")
+def test_optical_strain(cupy, facts, dtype, derivative):
+    fact = facts("optical_strain")
     for images, height, width in [(1, 1, 1), (3, 9, 5), (2, 17, 33), (1, 40, 130)]:
         flow = random((images, 2, height, width), dtype)
         cupy.launches.clear()
@@ -249,10 +258,10 @@ int main() {
 
 def test_the_driver_s_structures(tmp_path):
     header = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include"
-    if fake_cupy.COMPILER is None or not (header / "cuda.h").exists():
+    if COMPILER is None or not (header / "cuda.h").exists():
         pytest.skip("needs a C++ compiler and cuda.h of a CUDA toolkit")
     (tmp_path / "layout.cpp").write_text(LAYOUT)
-    words = [fake_cupy.COMPILER, f"-I{header}", tmp_path / "layout.cpp", "-o", tmp_path / "layout"]
+    words = [COMPILER, f"-I{header}", tmp_path / "layout.cpp", "-o", tmp_path / "layout"]
     subprocess.run(list(map(str, words)), check=True)
     told = subprocess.run([tmp_path / "layout"], capture_output=True, text=True, check=True).stdout.split()
     config, attribute = _cluster.Config, _cluster.Attribute
