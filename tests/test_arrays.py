@@ -21,6 +21,7 @@ FRAMES = np.random.default_rng(0).integers(0, 256, (2, 3, 24, 32), dtype=np.uint
 FLOW = np.random.default_rng(1).standard_normal((3, 2, 9, 11)).astype(np.float32)
 CALLS = {
     "tvl1_flow": (lambda a, b: ops.tvl1_flow(a, b, warps=1, scales=2), (FRAMES[0], FRAMES[1])),
+    "farneback_flow": (lambda a, b: ops.farneback_flow(a, b, levels=1), (FRAMES[0], FRAMES[1])),
     "optical_strain": (ops.optical_strain, (FLOW,)),
     "tim": (lambda clip: ops.tim(clip, 5, dim=0), (FLOW,)),
 }

@@ -106,7 +106,7 @@ _NO_TENSOR = "must be uint8 or float, got {}; convert it to float32"
 
 def _of_numpy(op: str, name: str, array: np.ndarray[Any, Any]) -> torch.Tensor:
     """A tensor on the array's memory, or on a copy where torch has no tensor of that layout."""
-    require(not isinstance(array, np.ma.MaskedArray), op, name, "is a masked array; fill it with .filled()")
+    require(not hasattr(array, "filled"), op, name, "is a masked array; fill it with .filled()")
     require(array.dtype.kind in "biufc", op, name, _NO_TENSOR, array.dtype)
     strided = all(s >= 0 and s % array.itemsize == 0 for s in array.strides)
     if not (strided and array.dtype.isnative and array.flags.aligned):
