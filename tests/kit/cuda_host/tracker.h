@@ -1,0 +1,72 @@
+// The tracked build's record of accesses. Each 4 bytes of a buffer or of shared memory have a cell with the last write and
+// the reads since; an access is checked against them by what barriers have put in order.
+#pragma once
+
+#include "runtime.h"
+
+namespace mer_fast::host {
+
+// A stamp says who touched and when: an interval (a block between two barriers), the thread in its block, and how many
+// __syncwarps that thread had behind it. 0 is before every launch.
+inline unsigned interval_of(Stamp stamp) { return static_cast<unsigned>(stamp >> 32); }
+inline int thread_of(Stamp stamp) { return static_cast<int>(stamp >> 22 & 1023); }
+inline unsigned clock_of(Stamp stamp) { return static_cast<unsigned>(stamp) & 0x3FFFFFu; }
+inline Stamp stamp_of(unsigned interval, int thread, unsigned clock) {
+  return static_cast<Stamp>(interval) << 32 | static_cast<Stamp>(thread) << 22 | (clock & 0x3FFFFFu);
+}
+
+struct Interval {
+  unsigned block, cluster;  // numbers in their launch
+  unsigned barriers;        // of the block, before it
+  unsigned arrivals;        // at cluster barriers, of the threads that are in it
+};
+
+enum class Memory : uint8_t { nothing, global, shared };
+// Who has read since the last write: one thread, lanes of one warp at one clock, warps of a block, blocks of a cluster.
+enum class Readers : uint8_t { one, lanes, warps, blocks, clusters };
+
+struct Cell {
+  Stamp write = 0;  // in a split cell, the place of its four cells of a byte
+  Stamp read = 0;   // with several readers, of one that no cluster barrier released earlier than the others
+  unsigned lanes = 0;
+  unsigned write_code = 0, read_code = 0;  // where in the program
+  Memory memory = Memory::nothing;
+  uint8_t rank = 0;   // whose shared memory
+  uint8_t bytes = 0;  // which of the 4 belong to the buffer
+  Readers readers : 3;
+  uint8_t written : 1, atomic : 1, split : 1;
+  Cell() : readers(Readers::one), written(0), atomic(0), split(0) {}
+};
+static_assert(sizeof(Cell) == 32, "a cell is half a line of the cache");
+
+enum class Access { read, write, atomic };
+
+// --- order.cpp: what barriers have put in order -----------------------------------------------------------------------
+extern unsigned first_interval;          // of this launch
+extern unsigned first_cluster_interval;  // of the cluster that runs
+const Interval& interval(unsigned number);
+void begin_order(int blocks);
+void begin_cluster_order();
+bool is_before(Stamp stamp, const Thread& me);
+bool readers_are_before(const Cell& cell, const Thread& me);
+void add_reader(Cell& cell, const Thread& me);
+void order_by_atomic(const void* address, Thread& me);
+
+// --- shadow.cpp: memory that may be touched, and its cells ------------------------------------------------------------
+constexpr size_t kArena = size_t{1} << 30;
+extern unsigned char* arena;  // all buffers and dynamic shared memory
+extern Cell* arena_cells;
+Cell* static_cell(const void* address);  // null outside static shared memory
+Cell* bytes_of(Cell& cell);              // of a split cell
+Cell* split(Cell& cell);
+bool is_readable(const void* address);  // constants, parameters, built-in variables
+std::string memory_text(const void* address);
+
+// --- findings.cpp -----------------------------------------------------------------------------------------------------
+unsigned short_code(const void* code);
+void found_race(const void* address, Access access, unsigned code, const Cell& cell, bool with_write);
+void found(const char* what, const void* address, Access access, unsigned code);
+[[noreturn]] void found_fatal(const char* what, const void* address, Access access, unsigned code);
+void end_if_found();
+
+}  // namespace mer_fast::host
