@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,6 +19,8 @@ def print_check(report: CheckReport, examples: int) -> None:
     console = Console()
     for check in report.datasets:
         console.print(_dataset(check))
+        sheet, root = (_below(check.folder, path) for path in (check.clips.sheet, check.clips.root))
+        console.print(f"  table: {sheet}; frames: {root}\n", markup=False, highlight=False, soft_wrap=True)
     if report.composite is not None:
         console.print(_composite(report.composite))
         for line in report.composite.explanation:
@@ -38,10 +42,11 @@ def _dataset(check: DatasetCheck) -> Table:
     for figure in check.figures:
         published = "-" if figure.published is None else str(figure.published)
         table.add_row(escape(figure.name), str(figure.found), published, _verdict(figure))
-    sheet, root = check.clips.sheet, check.clips.root
-    table.caption = escape(f"table: {sheet or '-'}\nframes: {root or '-'}")
-    table.caption_justify = "left"
     return table
+
+
+def _below(folder: Path, path: Path | None) -> str:
+    return "none" if path is None else str(path.relative_to(folder))
 
 
 def _verdict(figure: Figure) -> str:
@@ -69,7 +74,8 @@ def _print_faults(console: Console, faults: FaultReport, examples: int) -> None:
         console.print("Nothing is wrong.")
         return
     costly = len(faults.costly)
-    console.print(f"{len(faults)} faults, {costly} of which cost clips", style="bold", highlight=False)
+    number = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    console.print(f"{number}, {costly} of which cost clips", style="bold", highlight=False)
     for kind, found in faults.by_kind().items():
         console.print(f"{kind.value}: {len(found)}", style="cyan", highlight=False)
         for fault in found[:examples]:

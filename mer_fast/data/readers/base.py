@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from mer_fast.data.readers.clip import Clip, ClipSet
 from mer_fast.data.readers.faults import Fault, FaultReport, Kind
-from mer_fast.data.readers.finding import find_root, find_table, name_sheet_faults
+from mer_fast.data.readers.finding import find_root, find_table, name_sheet_faults, tables_of
 from mer_fast.data.readers.labels import LabelMap, chosen_map, classes_of, same
 from mer_fast.data.readers.locate import Locator
 from mer_fast.data.readers.override import Listing
@@ -155,8 +155,13 @@ class Reader:
             return None
         if table is None:
             titles = ", ".join(column.title for column in self.columns)
-            message = f"there is no annotation table (.xlsx or .csv) with the columns {titles}: no clip can be read"
-            faults.add(Fault(Kind.missing_sheet, message, self.key, None, tree.top))
+            named = [path for path in tables_of(self, tree) if self.sheet_name.search(path.name.casefold())]
+            if named:
+                message = f"has not the columns {titles}: no clip can be read"
+                faults.add(Fault(Kind.missing_column, message, self.key, None, named[-1]))
+            else:
+                message = f"there is no annotation table (.xlsx or .csv) with the columns {titles}: no clip can be read"
+                faults.add(Fault(Kind.missing_sheet, message, self.key, None, tree.top))
             return None
         return table if name_sheet_faults(self, table, faults) else None
 

@@ -1,4 +1,4 @@
-"""What the example folder of each data set looks like: its table and the names of its folders and images, as the owners have them."""
+"""What the example folder of each data set looks like: its table, and the names of its folders and images."""
 
 from __future__ import annotations
 
@@ -85,20 +85,8 @@ def _squared_name(clip: Planned) -> str:
 def _squared_macros(clips: int) -> list[list[object]]:
     rows: list[list[object]] = []
     for number in range(min(300, clips)):
-        first = 40 + number
-        rows.append(
-            [
-                1 + number % 22,
-                f"happy1_{50 + number}",
-                first,
-                first + 20,
-                first + 45,
-                "12",
-                "positive",
-                "macro-expression",
-                "happiness",
-            ]
-        )
+        name, first = f"happy1_{50 + number}", 40 + number
+        rows.append([1 + number % 22, name, first, first + 20, first + 45, "12", "positive", "macro-expression", "happiness"])
     return rows
 
 
@@ -130,7 +118,8 @@ EXAMPLES: Mapping[str, Example] = {
         image=lambda clip, number: f"img{number}.jpg",
         sheet="CAS(ME)^2code_final.xlsx",
         row=lambda clip: [
-            clip.subject, _squared_name(clip), clip.onset, clip.apex, clip.offset, _units(clip), clip.emotion, "micro-expression", "",
+            clip.subject, _squared_name(clip), clip.onset, clip.apex, clip.offset, _units(clip), clip.emotion,
+            "micro-expression", "",
         ],
         worksheet="CASFEcode_final",
         more={
@@ -150,8 +139,8 @@ EXAMPLES: Mapping[str, Example] = {
         ),
         row=lambda clip: [
             int(_samm_subject(clip)), _samm_name(clip), 1 + clip.take % 7, clip.onset, clip.apex, clip.offset,
-            clip.offset - clip.onset + 1, "Micro - 1/2", _units(clip), clip.emotion.capitalize().removesuffix("s") if
-            clip.emotion == "others" else clip.emotion.capitalize(), 1, "",
+            clip.offset - clip.onset + 1, "Micro - 1/2", _units(clip),
+            "Other" if clip.emotion == "others" else clip.emotion.capitalize(), 1, "",
         ],
         notes=13,
     ),

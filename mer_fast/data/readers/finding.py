@@ -27,7 +27,7 @@ def find_table(reader: Reader, tree: Tree) -> Table | None:
     Raises:
         SheetError: (path, why) of a file with the data set's name that cannot be read, where no other can.
     """
-    files = _tables_of(reader, tree)
+    files = tables_of(reader, tree)
     named = [path for path in files if reader.sheet_name.search(path.name.casefold())]
     broken: SheetError | None = None
     best: Table | None = None
@@ -44,7 +44,8 @@ def find_table(reader: Reader, tree: Tree) -> Table | None:
     return best
 
 
-def _tables_of(reader: Reader, tree: Tree) -> list[Path]:
+def tables_of(reader: Reader, tree: Tree) -> list[Path]:
+    """The files in a data set's folder that may be its table, in natural order."""
     folders = tree.walk(lambda folder: reader.is_root(tree, folder), _TABLE_DEPTH)
     return sorted(table_files(list(folders)), key=lambda path: natural_order(path.name))
 
@@ -113,7 +114,7 @@ def _score(reader: Reader, tree: Tree) -> int:
     names = [tree.top.resolve().name, *(folder.name for folder in folders[1:])]
     hinted = any(reader.folder_hint.search(name.casefold()) for name in names)
     named = columns = False
-    for path in _tables_of(reader, tree) if reader.columns is not None else ():
+    for path in tables_of(reader, tree) if reader.columns is not None else ():
         named |= bool(reader.sheet_name.search(path.name.casefold()))
         try:
             table = reader.read_table(path)

@@ -120,9 +120,8 @@ def _write_table(key: str, example: Example, planned: Sequence[Planned], folder:
         return
     path = folder / example.sheet
     path.parent.mkdir(exist_ok=True)
-    rows: list[Sequence[object]] = [
-        [f"Example in the layout of {READERS[key].title}, line {n + 1}"] for n in range(example.notes)
-    ]
+    title = READERS[key].title
+    rows: list[Sequence[object]] = [[f"Example in the layout of {title}, line {n + 1}"] for n in range(example.notes)]
     rows += [example.titles] if example.titles else []
     rows += [example.row(clip) for clip in planned] + example.others(len(planned))
     if path.suffix == ".csv":
@@ -133,7 +132,9 @@ def _write_table(key: str, example: Example, planned: Sequence[Planned], folder:
     pandas = require("pandas")
     with pandas.ExcelWriter(path, engine="openpyxl") as writer:
         for name, cells in {example.worksheet: rows, **example.more}.items():
-            pandas.DataFrame([list(row) for row in cells]).to_excel(writer, sheet_name=name, header=False, index=False)
+            width = max(len(row) for row in cells)
+            padded = [[*row, *[""] * (width - len(row))] for row in cells]
+            pandas.DataFrame(padded).to_excel(writer, sheet_name=name, header=False, index=False)
 
 
 def _write_images(

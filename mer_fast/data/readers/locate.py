@@ -41,7 +41,7 @@ class Locator:
         base = numbered_anew(spans)
         found = []
         for done, (record, frames, longer) in enumerate(placed):
-            self._progress(f"{self._reader.title}: looking for the frames", done, len(placed))
+            self._progress(f"{self._reader.title}: looking at the frames", done, len(placed))
             clip = self._clip(record, frames, longer, base)
             if clip is not None:
                 found.append((record, clip))
@@ -51,7 +51,8 @@ class Locator:
         """The records whose folder holds images, with these and whether they are of a longer video."""
         reader = self._reader
         lost: Counter[str] = Counter()
-        for record in records:
+        for done, record in enumerate(records):
+            self._progress(f"{reader.title}: listing the frames", done, len(records))
             if reader.has_subject_folders and record.folder is None and not self._has_subject(record):
                 lost[record.subject] += 1
                 continue
