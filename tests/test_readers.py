@@ -110,6 +110,7 @@ def test_targets_are_indices_into_the_classes(example):
     clips = read_clips("casme2", example("casme2"))
     assert clips.classes == ("negative", "positive", "surprise")
     assert [clips.classes[target] for target in clips.targets] == [clip.label for clip in clips]
+    assert repr(clips) == "ClipSet(147 clips of 24 subjects: negative 90, positive 32, surprise 25; 0 faults)"
     assert clips.subjects == [clip.subject for clip in clips] and len(clips[:5]) == 5
 
 
@@ -184,6 +185,9 @@ def test_cropped_frames_are_read_when_asked_for(example, tmp_path):
     top = tmp_path / "casme2"
     shutil.copytree(example("casme2"), top)
     shutil.copytree(top / "CASME2_RAW_selected", top / "Cropped")
+    video = top / "A_videos" / "sub01"
+    video.mkdir(parents=True)
+    (video / "EP02_01f.avi").touch()
     assert read_clips("casme2", top).root == top / "CASME2_RAW_selected"
     cropped = read_clips("casme2", top, frames="cropped")
     assert cropped.root == top / "Cropped" and len(cropped) == 147

@@ -88,7 +88,7 @@ class Clip:
         return np.stack(images)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ClipSet(Sequence[Clip]):
     """Clips in the order of their table, with what was wrong there.
 
@@ -109,6 +109,12 @@ class ClipSet(Sequence[Clip]):
     sheet: Path | None = None
     root: Path | None = None
     listed: Path | None = None
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {count}" for name, count in self.counts().items())
+        return (
+            f"{type(self).__name__}({len(self)} clips of {len(set(self.subjects))} subjects: {counts}; {len(self.faults)} faults)"
+        )
 
     @cached_property
     def subjects(self) -> list[str]:

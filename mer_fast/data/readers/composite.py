@@ -47,7 +47,7 @@ _WHY = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Composite(ClipSet):
     """The composite's clips, and how their number comes about.
 

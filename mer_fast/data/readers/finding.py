@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mer_fast.data._capture import natural_order
 from mer_fast.data.readers.faults import Fault, FaultReport, Kind
+from mer_fast.data.readers.frames import has_images
 from mer_fast.data.readers.sheets import SheetError, Table, renamed, table_files
 from mer_fast.data.readers.tree import Tree
 from mer_fast.errors import MerFastError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _TABLE_DEPTH = 2  # levels below the folder given; below that there may be millions of images
 _FRAMES_DEPTH = 3
+_FRAMES_BELOW = 4  # levels from the root to the images, at most: SMIC's s01/micro/negative/s01_ne_01
 _MANY_PARTS = 50
 _TOLD = 4  # by a table, not by names and layout alone
 
@@ -71,6 +73,7 @@ def find_root(reader: Reader, tree: Tree, table: Table | None, wanted: str | Non
     """
     folders = tree.walk(lambda folder: reader.is_root(tree, folder), _FRAMES_DEPTH)
     roots = [folder for folder in folders if reader.is_root(tree, folder)]
+    roots = [root for root in roots if _leads_to_images(tree, root, _FRAMES_BELOW)] or roots
     shown = [str(folder.relative_to(tree.top)) for folder in roots]
     if wanted is not None and roots:
         named = [root for root, name in zip(roots, shown, strict=True) if wanted.casefold() in name.casefold()]
@@ -82,6 +85,13 @@ def find_root(reader: Reader, tree: Tree, table: Table | None, wanted: str | Non
         faults.add(Fault(Kind.missing_root, message, reader.key, None, tree.top))
         return None
     return min(zip(shown, roots, strict=True), key=lambda named: reader.preference(named[0]))[1]
+
+
+def _leads_to_images(tree: Tree, folder: Path, levels: int) -> bool:
+    """Whether there are images below, looked for in a few folders of each level: beside the frames owners ship videos too."""
+    if has_images(folder):
+        return True
+    return levels > 0 and any(_leads_to_images(tree, folder / name, levels - 1) for name in tree.children(folder)[:3])
 
 
 def recognise(readers: Iterable[Reader], folder: Path) -> list[tuple[int, Reader]]:
