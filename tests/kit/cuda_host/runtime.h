@@ -43,8 +43,8 @@ struct Gathering {
 
 struct Warp {
   unsigned exists = 0, left = 0;    // lanes that the block gave it, lanes whose threads have ended
-  unsigned named = 0;               // lanes in the masks of the gatherings under way
-  Gathering gatherings[32];         // by their lowest lane
+  Gathering gatherings[32];         // under way: the first `open`
+  int open = 0;
   Bits values[32];
   int sources[32];
   unsigned seen[32][32];            // the tracker's: up to which of lane b's __syncwarps lane a knows b's doings
@@ -111,7 +111,13 @@ std::string name_of(const Block& block, int thread);
 std::string text_of(const Site& site);
 
 extern Thread* current;  // null outside kernels
+extern bool in_runtime;  // a kernel has called the runtime, whose accesses are not the kernel's
 extern Cluster cluster;
+
+struct InRuntime {
+  InRuntime() { in_runtime = true; }
+  ~InRuntime() { in_runtime = false; }
+};
 
 // Where the compiler put the static shared memory.
 struct Span {

@@ -83,7 +83,7 @@ void touch_elsewhere(const unsigned char* address, unsigned mask, unsigned code)
 
 template <Access kAccess>
 void access(const void* from, size_t bytes, const void* caller) {
-  if (current == nullptr) return;  // the host
+  if (current == nullptr || in_runtime) return;
   const unsigned code = short_code(caller);
   auto* at = static_cast<const unsigned char*>(from);
   for (auto* stop = at + bytes; at < stop;) {
@@ -111,6 +111,7 @@ void thread_ends(Thread& thread) {
 
 void atomic_access(const void* address, size_t bytes, const void* code) {
   access<Access::atomic>(address, bytes, code);
+  const InRuntime inside;
   order_by_atomic(address, *current);
 }
 
