@@ -7,8 +7,6 @@
 
 #include "tracker.h"
 
-extern "C" unsigned char __executable_start[];
-
 namespace mer_fast::host {
 namespace {
 
@@ -68,10 +66,6 @@ void tell_race(const void* address, Access access, unsigned code, const Cell& ce
 
 }  // namespace
 
-unsigned short_code(const void* code) {
-  return static_cast<unsigned>(static_cast<const unsigned char*>(code) - __executable_start);
-}
-
 void found_race(const void* address, Access access, unsigned code, const Cell& cell, bool with_write) {
   const InRuntime inside;
   static std::set<std::pair<unsigned, unsigned>> told;  // places in the program
@@ -86,7 +80,7 @@ void found(const char* what, const void* address, Access access, unsigned code) 
 }
 
 void found_fatal(const char* what, const void* address, Access access, unsigned code) {
-  in_runtime = true;
+  watched = nullptr;
   end_program(sentence(access, address, code) + ", " + what);
 }
 

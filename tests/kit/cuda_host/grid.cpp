@@ -11,7 +11,7 @@
 namespace mer_fast::host {
 
 Thread* current = nullptr;
-bool in_runtime = false;
+Thread* watched = nullptr;
 Cluster cluster;
 
 namespace {

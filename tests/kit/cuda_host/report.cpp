@@ -29,7 +29,7 @@ std::string text_of(const Site& site) {
 }
 
 void broken(Site site, const char* reason) {
-  in_runtime = true;
+  watched = nullptr;
   end_program("kernel " + kernel_name() + ": " + name_of(*current->block, current->index) + " at " + text_of(site) + ": " + reason);
 }
 

@@ -32,6 +32,7 @@ struct Thread {
   unsigned acquired = 0;    // cluster barriers behind it, its own or through others of its block
   bool fenced = false;
   Stamp stamp = 0;
+  unsigned passed = 0;  // intervals below this one, of its cluster, are behind a barrier
   int lane() const { return index % 32; }
 };
 
@@ -74,6 +75,7 @@ struct Cluster {
   std::vector<Block> blocks;
   int threads = 0, arrived = 0, over = 0;
   unsigned completed = 0;  // barriers
+  unsigned passed = 0;     // the tracker's: intervals below this one had not arrived at the last barrier under way
   unsigned serial = 0;
 };
 
@@ -111,12 +113,12 @@ std::string name_of(const Block& block, int thread);
 std::string text_of(const Site& site);
 
 extern Thread* current;  // null outside kernels
-extern bool in_runtime;  // a kernel has called the runtime, whose accesses are not the kernel's
+extern Thread* watched;  // `current`, or null while the kernel has called the runtime, whose accesses are not the kernel's
 extern Cluster cluster;
 
 struct InRuntime {
-  InRuntime() { in_runtime = true; }
-  ~InRuntime() { in_runtime = false; }
+  InRuntime() { watched = nullptr; }
+  ~InRuntime() { watched = current; }
 };
 
 // Where the compiler put the static shared memory.

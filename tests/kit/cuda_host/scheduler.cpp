@@ -161,9 +161,9 @@ void gather(unsigned mask, const Site& site, const Release& release) {
 void thread_main() {
   fiber_entered();
   for (;;) {
-    in_runtime = false;
+    watched = current;
     kernel_body(kernel_parameters);
-    in_runtime = true;
+    watched = nullptr;
     end_thread();
   }
 }

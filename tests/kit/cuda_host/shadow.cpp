@@ -7,8 +7,6 @@
 
 #include "tracker.h"
 
-extern "C" unsigned char __executable_start[], end[];  // the program's constants and variables, from the linker
-
 namespace mer_fast::host {
 namespace {
 
@@ -100,13 +98,13 @@ unsigned char* allocate_shared(int rank, size_t bytes) {
 void release_shared(int, unsigned char*) {}
 
 void host_writes(void* memory, size_t bytes) {
-  for_bytes(static_cast<unsigned char*>(memory), bytes, [](Cell& cell, unsigned char*) { cell.written = 1; });
+  for_bytes(static_cast<unsigned char*>(memory), bytes, [](Cell& cell, unsigned char*) { cell.write = kByHost; });
 }
 
 void host_reads(const void* memory, size_t bytes) {
   auto* begin = const_cast<unsigned char*>(static_cast<const unsigned char*>(memory));
   for_bytes(begin, bytes, [](Cell& cell, unsigned char* at) {
-    if (!cell.written) end_program(memory_text(at) + " was never written, and is read by the host");
+    if (cell.write == 0) end_program(memory_text(at) + " was never written, and is read by the host");
   });
 }
 
