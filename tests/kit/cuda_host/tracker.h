@@ -67,6 +67,13 @@ Cell* split(Cell& cell);
 bool is_readable(const void* address);  // constants, parameters, built-in variables
 std::string memory_text(const void* address);
 
+// --- statics.cpp ------------------------------------------------------------------------------------------------------
+struct Variable {  // in static shared memory
+  std::string name;
+  size_t offset, bytes;
+};
+const std::vector<Variable>& static_variables();
+
 // --- findings.cpp -----------------------------------------------------------------------------------------------------
 inline unsigned short_code(const void* code) {
   return static_cast<unsigned>(static_cast<const unsigned char*>(code) - __executable_start);
