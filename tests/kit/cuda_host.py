@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ import torch
 from mer_fast._library import kernel_folder
 
 SOURCES = Path(__file__).parent / "cuda_host"
-COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+COMPILER = shutil.which("g++")
 LANGUAGE = ["-std=c++17", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
 KERNEL_FLAGS = {
     # without the checks that the address sanitizer makes needless, which take a third of the compiler's time
@@ -30,8 +31,12 @@ KERNEL_FLAGS = {
     "races": ["-O1", "-g", "-fsanitize=thread"],
 }  # fmt: skip
 LINK_FLAGS = {"bounds": ["-fsanitize=address,undefined"], "races": []}  # the tracker has what the compiler calls
-RUNTIME = ("fiber", "grid", "scheduler", "report")
-WATCH = {"bounds": ("plain_memory",), "races": ("tracker", "order", "shadow", "findings")}
+RUNTIME_FLAGS = ["-O2", "-Wextra"]
+RUNTIME = {
+    "both": ("fiber", "grid", "scheduler", "report"),
+    "bounds": ("plain_memory",),
+    "races": ("tracker", "order", "shadow", "statics", "findings"),
+}
 RUNS = (("bounds", "forward"), ("bounds", "backward"), ("races", "1"))
 
 
@@ -40,28 +45,36 @@ class Host:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.built: dict[tuple[str | Path, str], Path] = {}
+        self.parts: dict[str, Path] = {}  # compiled
+        self.programs: dict[tuple[str | Path, str], Path] = {}
 
     def program(self, op: str | Path, build: str) -> Path:
-        """The program that runs the kernels of `op` in that build."""
-        if COMPILER is None:
-            pytest.skip("needs a C++ compiler")
-        if (op, build) not in self.built:
+        """The program that runs the kernels of `op` in that build ("bounds" or "races")."""
+        if (op, build) not in self.programs:
+            if COMPILER is None:
+                pytest.skip("needs GCC (g++)")
             source = op if isinstance(op, Path) else SOURCES / f"{op}.cpp"
-            part, target = self.folder / f"{source.stem}.{build}.o", self.folder / f"{source.stem}.{build}"
-            compile_file(source, part, *LANGUAGE, *KERNEL_FLAGS[build])
-            compile_file([part, *self.runtime(build)], target, *LINK_FLAGS[build], link=True)
-            self.built[op, build] = target
-        return self.built[op, build]
+            kernels = {f"{source.stem}.{name}": (source, flags) for name, flags in KERNEL_FLAGS.items()}
+            runtime = {name: (SOURCES / f"{name}.cpp", RUNTIME_FLAGS) for names in RUNTIME.values() for name in names}
+            self.compile(kernels | runtime)
+            parts = [self.parts[name] for name in (f"{source.stem}.{build}", *RUNTIME["both"], *RUNTIME[build])]
+            target = self.folder / f"{source.stem}.{build}.program"
+            check_call([COMPILER, *parts, *LINK_FLAGS[build], "-o", target])
+            self.programs[op, build] = target
+        return self.programs[op, build]
 
-    def runtime(self, build: str) -> list[Path]:
-        parts = []
-        for name in (*RUNTIME, *WATCH[build]):
-            part = self.folder / f"runtime.{name}.o"
-            if not part.exists():
-                compile_file(SOURCES / f"{name}.cpp", part, *LANGUAGE, "-O2", "-Wextra")
-            parts.append(part)
-        return parts
+    def compile(self, sources: dict[str, tuple[Path, list[str]]]) -> None:
+        """Those of `sources`, by name, that are not compiled yet, several at a time."""
+
+        def job(name: str) -> None:
+            source, flags = sources[name]
+            target = self.folder / f"{name}.o"
+            include = [f"-I{SOURCES}", f"-I{kernel_folder() / 'cuda'}"]
+            check_call([COMPILER, *LANGUAGE, *flags, *include, "-c", source, "-o", target])
+            self.parts[name] = target
+
+        with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or 2)) as pool:
+            list(pool.map(job, sources.keys() - self.parts.keys()))
 
     def execute(self, op: str | Path, build: str, order: str, arguments: Sequence[object], inputs: Sequence[torch.Tensor]):
         """The finished program, its result in `stdout`."""
@@ -69,7 +82,7 @@ class Host:
         payload = b"".join(x.contiguous().view(torch.uint8).numpy().tobytes() for x in inputs)
         environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
         command = [str(self.program(op, build)), *words]
-        return subprocess.run(command, input=payload, capture_output=True, env=environment, timeout=300)
+        return subprocess.run(command, input=payload, capture_output=True, env=environment, timeout=120)
 
     def run(self, op: str, arguments: Sequence[object], inputs: Sequence[torch.Tensor], shape: Sequence[int], dtype=None):
         """The kernels' result: clean in both builds, the same in every order of threads and over every poison."""
@@ -89,11 +102,8 @@ class Host:
         return int(launches), int(blocks)
 
 
-def compile_file(sources: Path | list[Path], target: Path, *flags: str, link: bool = False) -> None:
-    files = sources if isinstance(sources, list) else [sources]
-    include = [f"-I{SOURCES}", f"-I{kernel_folder() / 'cuda'}"]
-    command = [COMPILER, *flags, *include, *([] if link else ["-c"]), *files, "-o", target]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+def check_call(command: Sequence[str | Path | None]) -> None:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

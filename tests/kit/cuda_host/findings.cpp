@@ -7,8 +7,6 @@
 
 #include "tracker.h"
 
-extern "C" unsigned char __executable_start[];
-
 namespace mer_fast::host {
 namespace {
 
@@ -57,15 +55,7 @@ void tell(const std::string& line) {
   if (static_cast<int>(lines.size()) == kMost) end_if_found();
 }
 
-}  // namespace
-
-unsigned short_code(const void* code) {
-  return static_cast<unsigned>(static_cast<const unsigned char*>(code) - __executable_start);
-}
-
-void found_race(const void* address, Access access, unsigned code, const Cell& cell, bool with_write) {
-  static std::set<std::pair<unsigned, unsigned>> told;  // places in the program
-  if (!told.insert({code, with_write ? cell.write_code : cell.read_code}).second) return;
+void tell_race(const void* address, Access access, unsigned code, const Cell& cell, bool with_write) {
   const bool others = !with_write && cell.readers != Readers::one;
   const Stamp stamp = with_write ? cell.write : cell.read;
   tell(
@@ -74,12 +64,23 @@ void found_race(const void* address, Access access, unsigned code, const Cell& c
       source_line(with_write ? cell.write_code : cell.read_code) + ", and no barrier is between");
 }
 
+}  // namespace
+
+void found_race(const void* address, Access access, unsigned code, const Cell& cell, bool with_write) {
+  const InRuntime inside;
+  static std::set<std::pair<unsigned, unsigned>> told;  // places in the program
+  const bool is_new = told.insert({code, with_write ? cell.write_code : cell.read_code}).second;
+  if (is_new) tell_race(address, access, code, cell, with_write);
+}
+
 void found(const char* what, const void* address, Access access, unsigned code) {
+  const InRuntime inside;
   static std::set<std::pair<std::string, unsigned>> told;
   if (told.insert({what, code}).second) tell(sentence(access, address, code) + ", " + what);
 }
 
 void found_fatal(const char* what, const void* address, Access access, unsigned code) {
+  watched = nullptr;
   end_program(sentence(access, address, code) + ", " + what);
 }
 

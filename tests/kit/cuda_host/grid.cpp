@@ -11,6 +11,7 @@
 namespace mer_fast::host {
 
 Thread* current = nullptr;
+Thread* watched = nullptr;
 Cluster cluster;
 
 namespace {
@@ -35,7 +36,11 @@ int find_statics(dl_phdr_info* program, size_t, void* found) {
 std::string kernel_in(const std::string& signature) {
   const std::string mark = "kKernel = ";
   const size_t begin = signature.find(mark) + mark.size();
-  return signature.substr(begin, signature.find_first_of(";]", begin) - begin);
+  std::string name = signature.substr(begin, signature.find_first_of(";]", begin) - begin);
+  for (const std::string outer : {"{anonymous}::", "mer_fast::"}) {
+    for (size_t at; (at = name.find(outer)) != std::string::npos;) name.erase(at, outer.size());
+  }
+  return name;
 }
 
 unsigned char poison() { return poison_with_ones() ? 0xFF : 0; }

@@ -6,11 +6,10 @@
 
 namespace mer_fast::host {
 
-unsigned first_interval = 1, first_cluster_interval = 1;
+std::vector<Interval> intervals(2);  // 0 is never, 1 the host
+unsigned first_interval = 2, first_cluster_interval = 2;
 
 namespace {
-
-std::vector<Interval> intervals(1);  // 0 is before every launch
 
 // What another block has let know through atomics: its doings before its barrier `barriers`, and those after it of the
 // warp that released them (of all its warps, if several did).
@@ -76,8 +75,6 @@ bool is_known_by_atomics(Stamp stamp, const Interval& then, const Thread& me) {
 
 }  // namespace
 
-const Interval& interval(unsigned number) { return intervals[number]; }
-
 void begin_order(int blocks) {
   first_interval = static_cast<unsigned>(intervals.size());
   blocks_of_grid = blocks;
@@ -88,16 +85,22 @@ void begin_order(int blocks) {
 void begin_cluster_order() {
   first_cluster_interval = static_cast<unsigned>(intervals.size());
   for (Block& block : cluster.blocks) {
+    for (int k = 0; k < block.count; ++k) block.threads[k].passed = first_cluster_interval;
+  }
+  for (Block& block : cluster.blocks) {
     for (int k = 0; k < block.count; ++k) restamp(block.threads[k]);
   }
 }
 
 void block_synchronised(Block& block) {
   ++block.barriers;
+  const bool alone = cluster.blocks.size() == 1;
+  const auto now = static_cast<unsigned>(intervals.size());
   unsigned acquired = 0;
   for (int k = 0; k < block.count; ++k) acquired = std::max(acquired, block.threads[k].acquired);
   for (int k = 0; k < block.count; ++k) {
     block.threads[k].acquired = acquired;
+    if (alone) block.threads[k].passed = now;
     restamp(block.threads[k]);
   }
 }
@@ -119,8 +122,15 @@ void warp_synchronised(Block& block, Warp& warp, unsigned lanes) {
   }
 }
 
-void thread_arrived(Thread& thread) { restamp(thread); }
-void thread_waited(Thread& thread) { thread.acquired = std::max(thread.acquired, thread.arrivals); }
+void thread_arrived(Thread& thread) {
+  if (cluster.arrived == 0) cluster.passed = static_cast<unsigned>(intervals.size());
+  restamp(thread);
+}
+
+void thread_waited(Thread& thread) {
+  thread.acquired = std::max(thread.acquired, thread.arrivals);
+  if (cluster.arrived == 0) thread.passed = std::max(thread.passed, cluster.passed);  // nobody is at the next barrier yet
+}
 void thread_fence() { current->fenced = true; }
 
 bool is_before(Stamp stamp, const Thread& me) {
@@ -153,7 +163,8 @@ bool readers_are_before(const Cell& cell, const Thread& me) {
   }
 }
 
-// Some readers are not before `me`; those of which only one can be kept are forgotten, so nothing is reported wrongly.
+// Some readers are not before `me`. Of several clocks in a warp the lowest is kept, so a race may be missed, and none is
+// reported wrongly.
 void add_reader(Cell& cell, const Thread& me) {
   const Interval& then = intervals[interval_of(cell.read)];
   const Interval& now = intervals[interval_of(me.stamp)];
@@ -164,10 +175,11 @@ void add_reader(Cell& cell, const Thread& me) {
     cell.readers = Readers::blocks;
   } else if (!few || !same_warp(cell.read, me)) {
     cell.readers = Readers::warps;
-  } else if (interval_of(cell.read) == interval_of(me.stamp) && clock_of(cell.read) == clock_of(me.stamp)) {
+  } else if (interval_of(cell.read) == interval_of(me.stamp)) {
     if (cell.readers == Readers::one) cell.lanes = 1u << thread_of(cell.read) % 32;
     cell.readers = Readers::lanes;
     cell.lanes |= 1u << me.lane();
+    if (clock_of(me.stamp) < clock_of(cell.read)) cell.read = me.stamp;
   } else {
     cell.readers = Readers::one;
     cell.read = me.stamp;

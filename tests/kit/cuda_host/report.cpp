@@ -29,6 +29,7 @@ std::string text_of(const Site& site) {
 }
 
 void broken(Site site, const char* reason) {
+  watched = nullptr;
   end_program("kernel " + kernel_name() + ": " + name_of(*current->block, current->index) + " at " + text_of(site) + ": " + reason);
 }
 
@@ -40,6 +41,7 @@ void end_program(const std::string& reason) {
 }
 
 void* cluster_map(void* mine, unsigned rank) {
+  const InRuntime inside;
   const Block& block = *current->block;
   const Site site{"cluster_map", "block.cuh", 0};
   if (rank >= cluster.blocks.size()) broken(site, "the cluster has no such block");

@@ -32,6 +32,7 @@ struct Thread {
   unsigned acquired = 0;    // cluster barriers behind it, its own or through others of its block
   bool fenced = false;
   Stamp stamp = 0;
+  unsigned passed = 0;  // intervals below this one, of its cluster, are behind a barrier
   int lane() const { return index % 32; }
 };
 
@@ -43,8 +44,8 @@ struct Gathering {
 
 struct Warp {
   unsigned exists = 0, left = 0;    // lanes that the block gave it, lanes whose threads have ended
-  unsigned named = 0;               // lanes in the masks of the gatherings under way
-  Gathering gatherings[32];         // by their lowest lane
+  Gathering gatherings[32];         // under way: the first `open`
+  int open = 0;
   Bits values[32];
   int sources[32];
   unsigned seen[32][32];            // the tracker's: up to which of lane b's __syncwarps lane a knows b's doings
@@ -74,6 +75,7 @@ struct Cluster {
   std::vector<Block> blocks;
   int threads = 0, arrived = 0, over = 0;
   unsigned completed = 0;  // barriers
+  unsigned passed = 0;     // the tracker's: intervals below this one had not arrived at the last barrier under way
   unsigned serial = 0;
 };
 
@@ -111,7 +113,13 @@ std::string name_of(const Block& block, int thread);
 std::string text_of(const Site& site);
 
 extern Thread* current;  // null outside kernels
+extern Thread* watched;  // `current`, or null while the kernel has called the runtime, whose accesses are not the kernel's
 extern Cluster cluster;
+
+struct InRuntime {
+  InRuntime() { watched = nullptr; }
+  ~InRuntime() { watched = current; }
+};
 
 // Where the compiler put the static shared memory.
 struct Span {

@@ -126,6 +126,17 @@ void end_thread() {
   give_turn();
 }
 
+// The lanes that wait for exactly these. Others of them may still wait at an earlier place, for fewer.
+Gathering& gathering_of(Warp& warp, unsigned expected, const Site& site) {
+  for (int k = 0; k < warp.open; ++k) {
+    Gathering& gathering = warp.gatherings[k];
+    if (gathering.mask != expected) continue;
+    if (!same(gathering.site, site)) broken(site, ("another lane of the mask waits at " + text_of(gathering.site)).c_str());
+    return gathering;
+  }
+  return warp.gatherings[warp.open++] = {expected, 0, site};
+}
+
 // Joins the lanes of `mask`; the last to come releases them all, after `release`.
 template <typename Release>
 void gather(unsigned mask, const Site& site, const Release& release) {
@@ -134,20 +145,11 @@ void gather(unsigned mask, const Site& site, const Release& release) {
   const unsigned mine = 1u << me.lane(), expected = mask & warp.exists;
   if ((mask & mine) == 0) broken(site, "the calling lane is not in its own mask");
   if (expected & warp.left) broken(site, "the mask names a lane whose thread has left the kernel");
-  Gathering& gathering = warp.gatherings[__builtin_ctz(expected)];
-  if (gathering.arrived == 0 && (warp.named & expected) == 0) {
-    gathering = {expected, 0, site};
-    warp.named |= expected;
-  } else if (gathering.arrived == 0 || gathering.mask != expected) {
-    broken(site, "another lane of the mask waits with another mask");
-  } else if (!same(gathering.site, site)) {
-    broken(site, ("another lane of the mask waits at " + text_of(gathering.site)).c_str());
-  }
+  Gathering& gathering = gathering_of(warp, expected, site);
   gathering.arrived |= mine;
   wait_for(Wait::warp, site);
   if (gathering.arrived == expected) {
-    gathering.arrived = 0;
-    warp.named &= ~expected;
+    gathering = warp.gatherings[--warp.open];
     release(expected);
     push_lanes(*me.block, warp, expected);
   }
@@ -159,7 +161,9 @@ void gather(unsigned mask, const Site& site, const Release& release) {
 void thread_main() {
   fiber_entered();
   for (;;) {
+    watched = current;
     kernel_body(kernel_parameters);
+    watched = nullptr;
     end_thread();
   }
 }
@@ -179,6 +183,7 @@ void run_cluster(Order& order, void (*body)(const void*), const void* parameters
 }
 
 int block_barrier(int predicate, Site site) {
+  const InRuntime inside;
   Thread& me = *current;
   Block& block = *me.block;
   if (block.arrived == 0) block.site = site;
@@ -196,12 +201,14 @@ int block_barrier(int predicate, Site site) {
 }
 
 void warp_barrier(unsigned mask, Site site) {
+  const InRuntime inside;
   Warp& warp = *current->warp;
   Block& block = *current->block;
   gather(mask, site, [&](unsigned lanes) { warp_synchronised(block, warp, lanes); });
 }
 
 unsigned warp_vote(unsigned mask, bool predicate, Site site) {
+  const InRuntime inside;
   Thread& me = *current;
   Warp& warp = *me.warp;
   Thread* lanes_threads = me.block->threads + (me.index - me.lane());
@@ -217,6 +224,7 @@ unsigned warp_vote(unsigned mask, bool predicate, Site site) {
 }
 
 Bits warp_exchange(unsigned mask, Bits value, int source_lane, Site site) {
+  const InRuntime inside;
   Thread& me = *current;
   Warp& warp = *me.warp;
   Thread* lanes_threads = me.block->threads + (me.index - me.lane());
@@ -236,6 +244,7 @@ Bits warp_exchange(unsigned mask, Bits value, int source_lane, Site site) {
 int lane_of_thread() { return current->lane(); }
 
 void cluster_arrive(Site site) {
+  const InRuntime inside;
   Thread& me = *current;
   if (me.between) broken(site, "the thread arrives twice without waiting");
   me.between = true;
@@ -255,6 +264,7 @@ void cluster_arrive(Site site) {
 }
 
 void cluster_wait(Site site) {
+  const InRuntime inside;
   Thread& me = *current;
   if (!me.between) broken(site, "the thread waits without having arrived");
   if (cluster.completed < me.arrivals) {

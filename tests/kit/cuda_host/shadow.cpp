@@ -7,8 +7,6 @@
 
 #include "tracker.h"
 
-extern "C" unsigned char __executable_start[], end[];  // the program's constants and variables, from the linker
-
 namespace mer_fast::host {
 namespace {
 
@@ -25,7 +23,7 @@ struct Region {
 std::vector<Region> regions;
 unsigned char* next_free = nullptr;
 std::deque<Cell> bytes_cells;  // four for each split cell
-std::vector<Cell> static_cells;
+std::vector<Cell> static_cells;  // by rank
 size_t shared_bytes[kSlots] = {};
 Span parameters;
 
@@ -54,6 +52,21 @@ void mark(unsigned char* begin, size_t bytes, Memory memory, int rank) {
   }
 }
 
+// Static shared memory may begin inside a cell.
+size_t misaligned() { return reinterpret_cast<uintptr_t>(static_shared().begin) % 4; }
+size_t cells_of_statics() { return static_shared().bytes > 0 ? (misaligned() + static_shared().bytes + 3) / 4 : 0; }
+
+void mark_statics(Cell* cells, int rank) {
+  for (const Variable& variable : static_variables()) {
+    for (size_t k = 0; k < variable.bytes; ++k) {
+      const size_t place = misaligned() + variable.offset + k;
+      cells[place / 4].memory = Memory::shared;
+      cells[place / 4].rank = static_cast<uint8_t>(rank);
+      cells[place / 4].bytes |= 1u << place % 4;
+    }
+  }
+}
+
 void for_bytes(unsigned char* begin, size_t bytes, void (*work)(Cell&, unsigned char*)) {
   for (unsigned char* at = begin - (begin - arena) % 4; at < begin + bytes; at += 4) {
     Cell& cell = cell_at(at);
@@ -62,6 +75,15 @@ void for_bytes(unsigned char* begin, size_t bytes, void (*work)(Cell&, unsigned 
       if (at + k >= begin && at + k < begin + bytes) work(bytes_of(cell)[k], at + k);
     }
   }
+}
+
+// "static shared memory tile + 12": the variable that the address is in, or behind.
+std::string static_text(size_t offset) {
+  const Variable* nearest = nullptr;
+  for (const Variable& variable : static_variables()) {
+    if (variable.offset <= offset && (nearest == nullptr || variable.offset > nearest->offset)) nearest = &variable;
+  }
+  return nearest == nullptr ? "" : " " + nearest->name + " + " + std::to_string(offset - nearest->offset);
 }
 
 }  // namespace
@@ -100,24 +122,22 @@ unsigned char* allocate_shared(int rank, size_t bytes) {
 void release_shared(int, unsigned char*) {}
 
 void host_writes(void* memory, size_t bytes) {
-  for_bytes(static_cast<unsigned char*>(memory), bytes, [](Cell& cell, unsigned char*) { cell.written = 1; });
+  for_bytes(static_cast<unsigned char*>(memory), bytes, [](Cell& cell, unsigned char*) { cell.write = kByHost; });
 }
 
 void host_reads(const void* memory, size_t bytes) {
   auto* begin = const_cast<unsigned char*>(static_cast<const unsigned char*>(memory));
   for_bytes(begin, bytes, [](Cell& cell, unsigned char* at) {
-    if (!cell.written) end_program(memory_text(at) + " was never written, and is read by the host");
+    if (cell.write == 0) end_program(memory_text(at) + " was never written, and is read by the host");
   });
 }
 
 void grid_begins(const void* memory, size_t bytes, int blocks) {
   parameters = {static_cast<unsigned char*>(const_cast<void*>(memory)), bytes};
-  static_cells.assign(cluster.blocks.size() * (static_shared().bytes / 4 + 2), Cell{});
-  const size_t each = static_cells.size() / cluster.blocks.size();
-  for (size_t k = 0; k < static_cells.size(); ++k) {
-    static_cells[k].memory = Memory::shared;
-    static_cells[k].rank = static_cast<uint8_t>(k / each);
-    static_cells[k].bytes = 0xF;
+  const size_t wanted = cells_of_statics() * cluster.blocks.size();
+  for (size_t rank = static_cells.size() / std::max<size_t>(1, cells_of_statics()); static_cells.size() < wanted; ++rank) {
+    static_cells.resize(static_cells.size() + cells_of_statics());
+    mark_statics(static_cells.data() + static_cells.size() - cells_of_statics(), static_cast<int>(rank));
   }
   begin_order(blocks);
 }
@@ -131,16 +151,11 @@ void cluster_begins() { begin_cluster_order(); }
 
 Cell* static_cell(const void* address) {
   const Span& statics = static_shared();
-  const size_t each = static_cells.size() / cluster.blocks.size();
   auto* at = static_cast<const unsigned char*>(address);
-  if (statics.holds(address)) {
-    const size_t misaligned = reinterpret_cast<uintptr_t>(statics.begin) % 4;
-    return &static_cells[current->block->rank * each + (at - statics.begin + misaligned) / 4];
-  }
-  for (const Block& block : cluster.blocks) {  // another block's, while this one's is in its place
-    if (&block == current->block || !Span{block.statics, statics.bytes}.holds(address)) continue;
-    const size_t misaligned = reinterpret_cast<uintptr_t>(statics.begin) % 4;
-    return &static_cells[block.rank * each + (at - block.statics + misaligned) / 4];
+  for (const Block& block : cluster.blocks) {  // another block's lies apart while this one's is in its place
+    const unsigned char* begin = &block == current->block ? statics.begin : block.statics;
+    if (!Span{const_cast<unsigned char*>(begin), statics.bytes}.holds(at)) continue;
+    return &static_cells[block.rank * cells_of_statics() + (at - begin + misaligned()) / 4];
   }
   return nullptr;
 }
@@ -173,9 +188,11 @@ std::string memory_text(const void* address) {
   for (const Block& block : cluster.blocks) {
     const bool mine = current != nullptr && current->block == &block;
     const std::string whose = mine ? "" : " of the cluster's block " + std::to_string(block.rank);
-    if (block.dynamic != nullptr && Span{block.dynamic, kSharedSlot}.holds(at)) return text("dynamic shared memory" + whose, block.dynamic);
-    if (mine && static_shared().holds(at)) return text("static shared memory", static_shared().begin);
-    if (!mine && Span{block.statics, static_shared().bytes}.holds(at)) return text("static shared memory" + whose, block.statics);
+    if (block.dynamic != nullptr && Span{block.dynamic, kSharedSlot}.holds(at)) {
+      return text("dynamic shared memory", block.dynamic) + whose;
+    }
+    unsigned char* statics = mine ? static_shared().begin : block.statics;
+    if (Span{statics, static_shared().bytes}.holds(at)) return "static shared memory" + static_text(at - statics) + whose;
   }
   const Region* nearest = nullptr;
   for (const Region& region : regions) {

@@ -10,7 +10,7 @@ namespace {
 void forget_earlier_blocks(Cell& cell) {
   if (interval_of(cell.write) < first_cluster_interval) {
     cell.write = 0;
-    cell.written = cell.atomic = 0;
+    cell.atomic = 0;
   }
   if (interval_of(cell.read) < first_cluster_interval) {
     cell.read = 0;
@@ -18,35 +18,86 @@ void forget_earlier_blocks(Cell& cell) {
   }
 }
 
+void note_read(Cell& cell, const Thread& me, unsigned code) {
+  cell.read = me.stamp;
+  cell.read_code = code;
+  cell.readers = Readers::one;
+}
+
+template <Access kAccess>
+void note_write(Cell& cell, const Thread& me, unsigned code) {
+  cell.write = me.stamp;
+  cell.write_code = code;
+  cell.read = 0;
+  cell.readers = Readers::one;
+  cell.atomic = kAccess == Access::atomic;
+}
+
 template <Access kAccess>
 void check(Cell& cell, const void* address, unsigned code) {
   Thread& me = *current;
   if (cell.memory == Memory::shared) forget_earlier_blocks(cell);
   if (cell.write != me.stamp) {
-    if (kAccess != Access::write && !cell.written) found("which nobody has written", address, kAccess, code);
+    if (kAccess != Access::write && cell.write == 0) found("which nobody has written", address, kAccess, code);
     const bool both_atomic = kAccess == Access::atomic && cell.atomic;
     if (!both_atomic && !is_before(cell.write, me)) found_race(address, kAccess, code, cell, true);
   }
+  const bool first = cell.read == me.stamp && cell.readers == Readers::one;
+  const bool ordered = first || readers_are_before(cell, me);
+  if (kAccess != Access::read) {
+    if (!ordered) found_race(address, kAccess, code, cell, false);
+    note_write<kAccess>(cell, me, code);
+  } else if (ordered) {
+    note_read(cell, me, code);
+  } else {
+    add_reader(cell, me);
+  }
+}
+
+bool is_passed(unsigned number, unsigned passed, const Block& mine) {
+  if (number < passed) return true;
+  const Interval& then = interval(number);
+  return then.block == mine.serial && then.barriers < mine.barriers;
+}
+
+// Of a cell that others read between the same barriers.
+bool joins_readers(Cell& cell, const Thread& me) {
+  if (cell.readers == Readers::warps) return true;
+  if (thread_of(cell.read) / 32 != me.index / 32) {
+    cell.readers = Readers::warps;
+    return true;
+  }
+  if (clock_of(cell.read) != clock_of(me.stamp)) return false;
+  if (cell.readers == Readers::one) cell.lanes = 1u << thread_of(cell.read) % 32;
+  cell.readers = Readers::lanes;
+  cell.lanes |= 1u << me.lane();
+  return true;
+}
+
+// What most accesses are: the thread's own again, or what came before is behind a barrier that all have passed.
+template <Access kAccess>
+bool is_quick(Cell& cell, const Thread& me, unsigned code) {
+  if (cell.bytes != 0xF || cell.split) return false;
+  if (kAccess == Access::read && cell.read == me.stamp) return true;
+  if (kAccess == Access::write && cell.write == me.stamp && cell.read == 0) return true;
+  const Block& mine = *me.block;
+  const bool shared = cell.memory == Memory::shared;
+  if (shared && cell.rank != mine.rank) return false;
+  const unsigned passed = shared ? me.passed : first_interval, valid = shared ? first_cluster_interval : 1;
+  const unsigned wrote = interval_of(cell.write), read = interval_of(cell.read);
+  if (!is_passed(wrote, passed, mine) && cell.write != me.stamp) return false;
   if (kAccess == Access::read) {
-    if (cell.read == me.stamp && cell.readers == Readers::one) return;
-    if (readers_are_before(cell, me)) {
-      cell.readers = Readers::one;
-      cell.read = me.stamp;
-      cell.read_code = code;
-    } else {
-      add_reader(cell, me);
-    }
-    return;
+    if (wrote < valid) return false;
+    if (cell.readers == Readers::clusters && read >= first_interval) return true;
+    if (read == interval_of(me.stamp) && cell.readers <= Readers::warps) return joins_readers(cell, me);
   }
-  if (cell.read != me.stamp || cell.readers != Readers::one) {
-    if (!readers_are_before(cell, me)) found_race(address, kAccess, code, cell, false);
+  if (!is_passed(read, passed, mine) || (cell.readers > Readers::warps && read >= passed)) return false;
+  if (kAccess == Access::read) {
+    note_read(cell, me, code);
+  } else {
+    note_write<kAccess>(cell, me, code);
   }
-  cell.write = me.stamp;
-  cell.write_code = code;
-  cell.read = 0;
-  cell.readers = Readers::one;
-  cell.written = 1;
-  cell.atomic = kAccess == Access::atomic;
+  return true;
 }
 
 // A block's shared memory is there for others from its first cluster barrier to its end.
@@ -82,10 +133,7 @@ void touch_elsewhere(const unsigned char* address, unsigned mask, unsigned code)
 }
 
 template <Access kAccess>
-void access(const void* from, size_t bytes, const void* caller) {
-  if (current == nullptr) return;  // the host
-  const unsigned code = short_code(caller);
-  auto* at = static_cast<const unsigned char*>(from);
+void access_slowly(const unsigned char* at, size_t bytes, unsigned code) {
   for (auto* stop = at + bytes; at < stop;) {
     const size_t inside = reinterpret_cast<uintptr_t>(at) % 4, now = std::min<size_t>(4 - inside, stop - at);
     const unsigned mask = ((1u << now) - 1u) << inside;
@@ -97,6 +145,23 @@ void access(const void* from, size_t bytes, const void* caller) {
     }
     at += now;
   }
+}
+
+template <Access kAccess>
+inline void access(const void* from, size_t bytes, const void* caller) {
+  const Thread* me = watched;
+  if (me == nullptr) return;
+  const unsigned code = short_code(caller);
+  auto* at = static_cast<const unsigned char*>(from);
+  const size_t place = static_cast<size_t>(at - arena);
+  if ((bytes | place) % 4 == 0 && place < kArena) {
+    Cell* cell = arena_cells + place / 4;
+    Cell* const stop = cell + bytes / 4;
+    while (cell < stop && is_quick<kAccess>(*cell, *me, code)) ++cell, at += 4;
+    bytes = 4 * (stop - cell);
+    if (bytes == 0) return;
+  }
+  access_slowly<kAccess>(at, bytes, code);
 }
 
 }  // namespace
@@ -111,6 +176,7 @@ void thread_ends(Thread& thread) {
 
 void atomic_access(const void* address, size_t bytes, const void* code) {
   access<Access::atomic>(address, bytes, code);
+  const InRuntime inside;
   order_by_atomic(address, *current);
 }
 
