@@ -105,7 +105,7 @@ static inline void add_row(Five& sum, const float* at, int64_t pitch, IVec colum
 static inline Five interpolate(const Fields& f, const Places& p) {
   const int32_t first_column = p.column[0] - (kLanes / 2 - 1), first_row = p.row[0] - 1;
   const IVec column = p.column - first_column, row = p.row - first_row;
-  if (__builtin_expect(!all_up_to(column, 2 * kLanes - 2) || !all_up_to(row, 2), 0)) {
+  if (__builtin_expect(!all_up_to(column, 2 * kLanes - 2) || !all_up_to(row, 2) || !f.spacious, 0)) {
     return interpolate_scattered(f, p.y, p.fraction_x, p.column, p.row);
   }
   const Vec down = p.y - static_cast<float>(first_row), zero{};
