@@ -19,6 +19,7 @@ PLANTED = {
     "shuffle_as_barrier": (UNORDERED, None),
     "part_of_a_warp": (UNORDERED, None),
     "reading_an_atomic": (UNORDERED, None),
+    "initialising_an_atomic": (UNORDERED, None),
     "bytes": (UNORDERED, None),
     "blocks": (UNORDERED, None),
     "blocks_reading": (UNORDERED, None),
@@ -59,7 +60,7 @@ def test_planted(host, case):
 
 def test_every_order_of_threads_finds_a_race(host):
     for order in ("forward", "backward", "2", "3"):
-        for case in ("syncthreads", "blocks", "bytes"):
+        for case in ("syncthreads", "initialising_an_atomic", "blocks", "bytes"):
             assert host.execute("planted", "races", order, (case, False, 4, 1, False), []).returncode == 3
 
 

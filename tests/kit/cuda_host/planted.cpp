@@ -91,6 +91,16 @@ __device__ void reading_an_atomic(Arrays arrays) {
 }
 
 template <bool kMended>
+__device__ void initialising_an_atomic(Arrays arrays) {
+  __shared__ int sum;
+  if (threadIdx.x == 0) sum = 0;
+  if (kMended) __syncthreads();
+  atomicAdd(&sum, 1);
+  __syncthreads();
+  arrays.out[here()] = sum;
+}
+
+template <bool kMended>
 __device__ void bytes(Arrays arrays) {  // neighbours in one word are no race, two threads on one byte are
   if (blockIdx.x == 0) arrays.bytes[kMended ? threadIdx.x : threadIdx.x / 2] = 1;
 }
@@ -277,11 +287,13 @@ struct Case {
 #define CASE(name) {#name, name<false>, name<true>}
 const Case kCases[] = {
     CASE(syncthreads), CASE(syncthreads_after_reading), CASE(syncwarp), CASE(shuffle_as_barrier), CASE(part_of_a_warp),
-    CASE(reading_an_atomic), CASE(bytes), CASE(blocks), CASE(blocks_reading), CASE(last_block), CASE(cluster),
-    CASE(cluster_start), CASE(cluster_end), CASE(cluster_halves), CASE(cluster_barrier), CASE(global_bounds),
-    CASE(global_bounds_below), CASE(dynamic_bounds), CASE(static_bounds), CASE(static_bounds_by_pointer),
-    CASE(uninitialised_shared), CASE(uninitialised_global), CASE(unwritten_output), CASE(order_of_threads), CASE(unknown_address),
-    CASE(divergent_barrier), CASE(two_barriers), CASE(exited_lane), CASE(lane_outside_mask), CASE(divergent_shuffle)};
+    CASE(reading_an_atomic), CASE(initialising_an_atomic), CASE(bytes),
+    CASE(blocks), CASE(blocks_reading), CASE(last_block), CASE(order_of_threads),
+    CASE(cluster), CASE(cluster_start), CASE(cluster_end), CASE(cluster_halves), CASE(cluster_barrier),
+    CASE(global_bounds), CASE(global_bounds_below), CASE(dynamic_bounds), CASE(static_bounds), CASE(static_bounds_by_pointer),
+    CASE(uninitialised_shared), CASE(uninitialised_global), CASE(unwritten_output), CASE(unknown_address),
+    CASE(divergent_barrier), CASE(two_barriers), CASE(exited_lane), CASE(lane_outside_mask), CASE(divergent_shuffle),
+};
 
 __global__ void planted(Kernel kernel, Arrays arrays) { kernel(arrays); }
 
