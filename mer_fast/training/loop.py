@@ -156,6 +156,8 @@ class _Run:
 
     def _over(self) -> bool:
         state, patience = self.state, self.recipe.patience
+        if state.batch:  # a state kept behind an epoch's last step: the epoch is still to be ended
+            return False
         return state.step >= self.steps or (patience is not None and state.epoch - state.best_epoch >= patience)
 
     def _batches(self, epoch: int) -> list[list[int]]:
@@ -224,7 +226,7 @@ class _Run:
         total = float(self.total)
         if total - total != 0:
             raise MerFastError(
-                f"the loss is {total} in epoch {self.state.epoch} (by step {self.state.step}, rate "
+                f"the loss is {total} in epoch {self.state.epoch + (self.state.batch > 0)} (by step {self.state.step}, rate "
                 f"{self.recipe.rate(self.state.step, self.steps):.3g}): lower the rate, clip gradients (clip_norm), or look for "
                 "clips that are not finite"
             )
