@@ -106,7 +106,9 @@ def flow(
     ] = "consecutive",
     step: Annotated[int, typer.Option(help="Every how many frames one is used.")] = 1,
     crop: Annotated[str | None, typer.Option(help="face: cut each clip to its face, found once. [default: whole frames]")] = None,
-    detector: Annotated[str, typer.Option(help="As for analyze, where a face is needed: for the crop, and to find an apex.")] = "lbp",
+    detector: Annotated[
+        str, typer.Option(help="As for analyze, where a face is needed: for the crop, and to find an apex.")
+    ] = "lbp",
     size: Annotated[int, typer.Option(help="Side of the face crop, in pixels.")] = 128,
     format: Annotated[str, typer.Option(help="npy, npz: a file a clip. flo, png: a file a pair.")] = "npy",
     strain: Annotated[bool, typer.Option("--strain", help="Write the optical strain too.")] = False,

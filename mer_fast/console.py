@@ -149,11 +149,15 @@ def print_flows(summary: Summary, folder: Path) -> None:
     if not summary.clips:
         return
     measured = summary.pairs - summary.kept
-    words = [f"{summary.pairs} pairs of {summary.clips} clips"]
+    words = [f"{_counted(summary.pairs, 'pair')} of {_counted(summary.clips, 'clip')}"]
     words += [f"kept {summary.kept} of {summary.pairs}"] if summary.kept else []
     words += [f"{measured / summary.seconds:.0f} pairs/s"] if measured else []
-    words += [f"{len(summary.failures)} clips failed or are not whole"] if summary.failures else []
+    words += [f"{_counted(len(summary.failures), 'failure')}, told above"] if summary.failures else []
     Console().print(f"{'; '.join(words)}: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _quality(analysis: Analysis) -> Table:

@@ -118,8 +118,9 @@ class OutputFolder:
         """Writes the manifest, unless no clip is done, and removes everything else that is no result."""
         done = sorted((record for record in self._records.values() if self._stands(record)), key=_place)
         if done:
-            with atomic_path(self._path / MANIFEST) as temporary:
-                temporary.write_text(_manifest(self._told, done, failures), encoding="ascii")
+            ready = self._work / MANIFEST  # not beside its place, where a kill would leave it
+            ready.write_text(_manifest(self._told, done, failures), encoding="ascii")
+            ready.replace(self._path / MANIFEST)
         for leftover in self._work.iterdir():
             if leftover.name != _LOCK:
                 leftover.unlink()

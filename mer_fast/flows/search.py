@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from mer_fast.data._capture import IMAGE_SUFFIXES, natural_order
-from mer_fast.errors import MerFastError
 from mer_fast.flows.clips import Clip, Failure, reason_of
 from mer_fast.flows.lists import Entry, read_list
 
