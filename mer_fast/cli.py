@@ -133,7 +133,11 @@ def flow(
             measure_images(inputs, output, options)
             typer.echo(f"{output}")
             return
-        summary = measure_flows(inputs, output, options, overwrite=overwrite, progress=progress)
+        try:
+            summary = measure_flows(inputs, output, options, overwrite=overwrite, progress=progress)
+        except console.Stopped as stop:
+            stop.word += f"; what is measured stays in {output}, and the same command goes on from there"
+            raise
     console.print_flows(summary, output)
     raise typer.Exit(1 if summary.failures else 0)
 

@@ -129,7 +129,7 @@ def test_killed_at_every_touch_of_a_file(videos, processes, tmp_path, request, f
     assert kept[0] == 0 and kept[-1] == whole.pairs and len(set(kept)) > 3
 
 
-def test_what_is_kept_is_not_measured_again(videos, tmp_path, monkeypatch):
+def test_what_is_kept_is_not_measured_again(videos, tmp_path):
     output = tmp_path / "out"
     first = measure_flows([videos / "s00"], output)
     before = {name: (output / name).stat().st_mtime_ns for name in listing(output) if name.endswith(".npy")}
@@ -221,7 +221,7 @@ def test_another_version_is_other_parameters(videos, tmp_path, monkeypatch):
         measure_flows([videos / "s00"], tmp_path / "out")
 
 
-def test_a_clip_that_changed_is_told_and_its_flow_stays(videos, tmp_path):
+def test_a_clip_that_changed_is_told_and_its_flow_stays(tmp_path):
     source = make_videos(tmp_path / "in", count=2, frames=4, side=32)
     output = tmp_path / "out"
     measure_flows([source], output)
