@@ -24,6 +24,8 @@ from .clips import listing, waves, write_video
 cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
 
 SEED = 7
+TOUCHES = ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "os.rmdir", "os.listdir")
+LONG = [pytest.param(format, marks=pytest.mark.full) for format in ("npz", "flo")]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -66,18 +68,17 @@ def run_until(inputs: Path, output: Path, options: dict, last: int) -> None:
 
     def hook(event: str, arguments: tuple) -> None:
         nonlocal count
-        if event in ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "os.rmdir", "os.listdir"):
-            if str(output) in str(arguments[0]):
-                count += 1
-                if count == last:
-                    os.kill(os.getpid(), signal.SIGKILL)
+        if event in TOUCHES and str(output) in str(arguments[0]):
+            count += 1
+            if count == last:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
     run(inputs, output, options)
 
 
 def kill_at_random(processes, inputs: Path, output: Path, options: dict, times: int, seconds: float) -> int:
-    """Starts a run and kills it at some moment within `seconds` of its beginning, `times` times; tells how often it was at work."""
+    """Starts a run and kills it within `seconds` of its beginning, `times` times; tells how often it was at work."""
     chance = random.Random(SEED)
     killed = 0
     for _ in range(times):
@@ -104,7 +105,9 @@ def test_killed_at_random_and_started_again_gives_the_same_bytes(videos, process
     assert contents(output) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("format", ["npy", pytest.param("npz", marks=pytest.mark.full), pytest.param("flo", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "format", ["npy", pytest.param("npz", marks=pytest.mark.full), pytest.param("flo", marks=pytest.mark.full)]
+)
 def test_killed_at_every_touch_of_a_file(videos, processes, tmp_path, request, format):
     """Each run is killed some touches later than the one before, in a fresh folder, and finished by another."""
     options = {"format": format, "batch": 5, "strain": True}
@@ -187,8 +190,10 @@ def test_other_parameters_are_refused_until_overwritten(videos, tmp_path):
     measure_flows([videos / "s00"], output, FlowOptions(format="flo", strain=True))
     (output / "notes.txt").write_text("theirs")
     before = contents(output)
-    for other, words in ((FlowOptions(preset="ipol", format="flo", strain=True), "preset opencv, and this is preset ipol"),
-                         (FlowOptions(format="npy"), "format flo, strain True, and this is format npy, strain False")):
+    for other, words in (
+        (FlowOptions(preset="ipol", format="flo", strain=True), "preset opencv, and this is preset ipol"),
+        (FlowOptions(format="npy"), "format flo, strain True, and this is format npy, strain False"),
+    ):
         with pytest.raises(MerFastError, match=f"{words}.*--overwrite"):
             measure_flows([videos / "s00"], output, other)
         assert contents(output) == before

@@ -30,7 +30,17 @@ def from_list(folder: Path, text: str) -> tuple[list[Clip], list[str]]:
 
 
 def test_a_folder_is_walked_in_natural_order(tmp_path):
-    touch(tmp_path, "s10/a.avi", "s2/EP10/1.png", "s2/EP2/1.jpg", "s2/EP2/2.jpg", "s2/b.MP4", "notes.docx", ".hidden/a.avi", "s2/.b.avi")
+    touch(
+        tmp_path,
+        "s10/a.avi",
+        "s2/EP10/1.png",
+        "s2/EP2/1.jpg",
+        "s2/EP2/2.jpg",
+        "s2/b.MP4",
+        "notes.docx",
+        ".hidden/a.avi",
+        "s2/.b.avi",
+    )
     assert names(tmp_path) == ["s2/b.MP4", "s2/EP2", "s2/EP10", "s10/a.avi"]
 
 
@@ -119,7 +129,8 @@ def test_a_list_has_paths_frames_and_pairs(tmp_path):
     touch(tmp_path, "s1/a.avi", "with space.avi", "with#hash 12.avi", "two  spaces/1.png", "007/1.png", "on.png", "s2/off.png")
     clips, failures = from_list(
         tmp_path,
-        "# the clips\n\ns1/a.avi\ns1/a.avi 3 20\ns1/a.avi  7  # only the onset\nwith space.avi\nwith#hash 12.avi\nwith space.avi 1 2\n"
+        "# the clips\n\ns1/a.avi\ns1/a.avi 3 20\ns1/a.avi  7  # only the onset\n"
+        "with space.avi\nwith#hash 12.avi\nwith space.avi 1 2\n"
         '"two  spaces" 4 9\n\tonce\ttwice\n007\n./on.png s2/off.png\n' + f"{tmp_path}/s1/a.avi\t30\t31\n",
     )
     assert [(clip.name, clip.onset, clip.apex) for clip in clips] == [

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from mer_fast.data._capture import image_files
+from mer_fast.errors import VideoError
 
 _END = 1 << 16  # bytes at either end of a file that tell it from another of the same length
 
@@ -34,7 +36,7 @@ class Clip:
 
         Raises:
             OSError: a file cannot be read.
-            VideoError: the folder holds no image.
+            VideoError: the folder holds no image, or the path is no file, as a pipe that nobody writes to.
         """
         if self.second is not None:
             files = [self.path, self.second]
@@ -43,6 +45,8 @@ class Clip:
         # Not the name of a video or folder, which may be given by another path the next time.
         told = hashlib.blake2b(repr((self.onset, self.apex, len(files))).encode(), digest_size=8)
         for file in files:
+            if not stat.S_ISREG(file.stat().st_mode):
+                raise VideoError(f"{file} is not a file: give a video file or a folder of images")
             told.update(os.fsencode(file.name) + b"/%d/" % file.stat().st_size)
         for file in (files[0], files[-1]):
             with file.open("rb") as content:

@@ -92,7 +92,7 @@ def measure_flows(
 
 
 def _words(counts: Counts, seconds: float) -> str:
-    return f"Measuring flow, {counts.measured / seconds:.0f} pairs/s"
+    return f"Measuring flow: {counts.measured} pairs, {counts.measured / seconds:.0f} pairs/s, clips"
 
 
 def _versions() -> dict[str, Any]:
