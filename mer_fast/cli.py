@@ -94,7 +94,7 @@ def analyze(
 def flow(
     inputs: Annotated[
         list[Path],
-        typer.Argument(metavar="INPUT...", help="Two images; or videos, folders of images or of clips, .txt lists of them."),
+        typer.Argument(metavar="INPUT", help="Two images; or videos, folders of images or of clips, .txt lists of them."),
     ],
     output: Annotated[
         Path, typer.Option(help="Of clips a folder; of two images a file: .flo, .npz, or .png for a picture in colours.")

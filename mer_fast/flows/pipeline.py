@@ -227,6 +227,7 @@ class Pipeline:
                 self._count(job.count, job.part.kept, job.part.clip.name, problem)
         except (MerFastError, OSError) as error:
             if isinstance(error, OSError) and error.errno in _NOT_THE_CLIPS:
+                error.filename = error.filename or str(job.part.flow.path)
                 raise
             self._fail(_Failed(job.part.clip, reason_of(error, job.part.clip.path), job))
 
