@@ -97,6 +97,21 @@ def test_pairs_of_a_line(clip, tmp_path, line, options, pairs):
     np.testing.assert_array_equal(np.load(tmp_path / "out" / name), expected)
 
 
+@pytest.mark.parametrize(
+    ("line", "options", "pairs", "words"),
+    [
+        ("clip 3 20", {}, 8, "has 12 readable frames, and its apex is to be frame 20"),
+        ("clip 3 20", {"pairs": "onset-apex"}, 0, "has 12 readable frames, and a pair needs frames 3 and 20"),
+        ("clip 11", {}, 0, "has 12 readable frames, and a pair needs frames 11 and 12"),
+        ("clip 3 5", {"step": 3}, 0, "no pair between frames 3 and 5, 3 frames apart"),
+    ],
+)
+def test_frames_that_a_clip_has_not_are_told(clip, tmp_path, line, options, pairs, words):
+    (clip.parent / "list.txt").write_text(line)
+    summary = measure_flows([clip.parent / "list.txt"], tmp_path / "out", FlowOptions(**options))
+    assert summary.pairs == pairs and len(summary.failures) == 1 and words in summary.failures[0].reason
+
+
 def test_onset_to_apex_is_what_analyze_finds(tmp_path):
     made = synthetic_clip("mouth", amplitude=2.0, seed=3)
     video = tmp_path / "face"

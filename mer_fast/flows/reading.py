@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mer_fast.data import Box, Detector, Video, crop, face_frames, find_face, spot_apex, to_gray
+from mer_fast.data import Detector, Video, crop, face_frames, find_face, spot_apex, to_gray
 from mer_fast.data._capture import Frame
 from mer_fast.errors import VideoError
 from mer_fast.flows.clips import Clip
@@ -41,7 +41,6 @@ class OpenClip:
     """A clip whose first frame could be read.
 
     Attributes:
-        clip: what was opened.
         span: the frames that make its pairs.
         height, width: of those frames, as they go into the op.
     """
@@ -56,22 +55,18 @@ class OpenClip:
             MerFastError: it cannot be read, or what is looked for is not there.
             OSError: it cannot be read.
         """
-        self.clip = clip
         self._size = options.size
         self._video = Video(clip.path) if clip.second is None else Video.from_images([clip.path, clip.second])
         spots = options.pairs == "onset-apex" and clip.second is None and clip.apex is None
         box = find_face(self._video, detector) if detector is not None and (options.crop or spots) else None
         self._box = box if options.crop else None
         self.height, self.width = (self._video.height, self._video.width) if self._box is None else (self._size, self._size)
-        start = clip.onset or 0
-        apex = self._spot(box, start) if spots and box is not None else clip.apex
-        one = options.pairs == "onset-apex" and apex is not None
-        self.span = Span(
-            start,
-            None if apex is None else apex + 1,
-            apex - start if one and apex is not None else options.step,
-            options.pairs == "onset",
-        )
+        start, apex, step = clip.onset or 0, clip.apex, options.step
+        if spots and box is not None:
+            apex = start + spot_apex(face_frames(self._video, box, _APEX_SIDE, start=start)).index
+        if options.pairs == "onset-apex" and apex is not None:
+            step = apex - start
+        self.span = Span(start, None if apex is None else apex + 1, step, options.pairs == "onset")
 
     def pairs(self, kept: int) -> Iterator[FramePair]:
         """The clip's pairs but for the first `kept`, in order; there is at least one in all.
@@ -99,19 +94,17 @@ class OpenClip:
             raise VideoError(self._too_short())
 
     def problem(self) -> str | None:
-        """What is wrong with a clip whose frames were all read."""
+        """What is wrong with a clip whose frames were all read, and which has pairs all the same."""
         video = self._video
-        if not video.truncated:
-            return None
-        return f"{video.path}: cut short: {video.read_frames} of {video.declared_frames} declared frames are readable"
+        if video.truncated:
+            return f"{video.path}: cut short: {video.read_frames} of {video.declared_frames} declared frames are readable"
+        if self.span.stop is not None and video.read_frames is not None and video.read_frames < self.span.stop:
+            return f"{video.path} has {video.read_frames} readable frames, and its apex is to be frame {self.span.stop - 1}"
+        return None
 
     def _frames(self, start: int, stop: int | None, step: int) -> Iterator[Frame]:
         for frame in self._video.frames(start, stop, step):
             yield to_gray(frame) if self._box is None else crop(frame, self._box, self._size)
-
-    def _spot(self, box: Box, onset: int) -> int:
-        frames = face_frames(self._video, box, _APEX_SIDE, start=onset)
-        return onset + spot_apex(frames).index
 
     def _too_short(self) -> str:
         video, span = self._video, self.span
