@@ -6,6 +6,10 @@ STABLE_TORCH_LIBRARY(mer_fast, m) {
   m.def(
       "tvl1_flow(Tensor frame0, Tensor frame1, Tensor? initial_flow, float tau, float lam, float theta, int scales, "
       "float scale_step, int warps, float epsilon, int inner_iterations, int outer_iterations, int median) -> Tensor");
+  // frames and initial_flow as above -> (N, 2, H, W) float32; the window is a box, or Gaussian
+  m.def(
+      "farneback_flow(Tensor frame0, Tensor frame1, Tensor? initial_flow, float pyr_scale, int levels, int winsize, int iterations, "
+      "int poly_n, float poly_sigma, bool gaussian) -> Tensor");
   // flow (N, 2, H, W) -> (N, 1, H, W)
   m.def("optical_strain(Tensor flow, str derivative, float shear) -> Tensor");
   m.def("optical_strain_backward(Tensor grad, Tensor flow, str derivative, float shear) -> Tensor");

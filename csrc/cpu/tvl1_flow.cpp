@@ -3,13 +3,11 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
-#include <memory>
 #include <vector>
 
+#include "pairs.h"
 #include "tensor_io.h"
 #include "tvl1_flow_kernel.h"
 
@@ -37,15 +35,14 @@ std::vector<Size> pyramid_sizes(int64_t height, int64_t width, const Tvl1Params&
 // The memory that a team needs for one pair, laid out once and used for one pair after the other.
 class Workspace {
  public:
-  Workspace(const std::vector<Size>& sizes, const Tvl1Params& params, int members) : levels_(sizes.size()) {
+  Workspace(const std::vector<Size>& sizes, const Tvl1Params& params, int members, Arena& arena) : levels_(sizes.size()) {
     const int64_t height = sizes[0].height, width = sizes[0].width;
     const int64_t rows = (height + members - 1) / members;
     int64_t total = align(tvl1_texture_size(height, width)) + 2 * align(height * kTvl1MaxLanes);
     for (const Size& s : sizes) total += 4 * align(s.height * s.width);
     total += members * (align(tvl1_band_size(rows, width)) + align(tvl1_scratch_size(width)) + align(tvl1_exchange_size(width)));
-    memory_.reset(static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>(total) * sizeof(float))));
-    MER_FAST_CHECK(memory_ != nullptr, "tvl1_flow: no memory for a workspace of ", total * 4, " bytes");
-    next_ = memory_.get();
+    arena.reserve<float>({total});
+    next_ = arena.take<float>(total);
     for (size_t s = 0; s < sizes.size(); ++s) {
       const int64_t n = sizes[s].height * sizes[s].width;
       levels_[s] = {sizes[s].height, sizes[s].width, take(n), take(n), take(n), take(n)};
@@ -76,10 +73,6 @@ class Workspace {
     next_ += align(floats);
     return p;
   }
-  struct Free {
-    void operator()(float* p) const { std::free(p); }
-  };
-  std::unique_ptr<float, Free> memory_;
   float* next_ = nullptr;
   std::vector<Tvl1Level> levels_;
   std::vector<float*> band_, scratch_, exchange_;
@@ -95,38 +88,6 @@ void solve_pair(Workspace& space, const Tvl1Batch& batch, int64_t pair, int rank
   }
   space.work.team.barrier();
   MER_FAST_DISPATCH(tvl1_solve, space.work, rank);
-}
-
-// Pairs [first, last), one thread each, the next pair to whoever is free.
-void solve_alone(const Tvl1Batch& batch, const std::vector<Size>& sizes, int64_t first, int64_t last, int threads) {
-  std::atomic<int64_t> next{first};
-  torch::stable::parallel_for(0, std::min<int64_t>(threads, last - first), 1, [&](int64_t, int64_t) {
-    Workspace space(sizes, batch.params, 1);
-    for (int64_t pair; (pair = next.fetch_add(1)) < last;) solve_pair(space, batch, pair, 0);
-  });
-}
-
-// Pairs [first, last), `members` threads each, all at once. The thread pool may give fewer threads than were asked for
-// (none but the caller's inside another parallel region), and then one call stands for several members: since barriers
-// need all members at once, each call first says how many it stands for, and only when every call stands for one do the
-// teams form; otherwise the pairs are solved alone.
-void solve_in_teams(const Tvl1Batch& batch, const std::vector<Size>& sizes, int64_t first, int64_t last, int members) {
-  std::vector<std::unique_ptr<Workspace>> spaces;
-  for (int64_t pair = first; pair < last; ++pair) spaces.push_back(std::make_unique<Workspace>(sizes, batch.params, members));
-  const int64_t total = (last - first) * members;
-  std::atomic<int64_t> arrived{0}, next{first};
-  std::atomic<bool> crowded{false};
-  torch::stable::parallel_for(0, total, 1, [&](int64_t begin, int64_t end) {
-    if (end - begin > 1) crowded = true;
-    arrived += end - begin;
-    while (arrived.load() < total) sched_yield();
-    if (!crowded) {
-      solve_pair(*spaces[static_cast<size_t>(begin / members)], batch, first + begin / members, static_cast<int>(begin % members));
-      return;
-    }
-    Workspace space(sizes, batch.params, 1);
-    for (int64_t pair; (pair = next.fetch_add(1)) < last;) solve_pair(space, batch, pair, 0);
-  });
 }
 
 // Below the public function's own checks: a bad parameter here would overrun the workspace.
@@ -147,43 +108,13 @@ void check_parameters(const Tvl1Params& p) {
       p.median == 0 || p.median == 1 || p.median == 3 || p.median == 5, "tvl1_flow: median must be 0, 1, 3 or 5, got ", p.median);
 }
 
-enum class Fault { none, nan, range };
-
-// A value outside [low, high], or NaN, anywhere?
-Fault find_fault(const float* values, int64_t count, float low, float high) {
-  std::atomic<bool> nan{false}, range{false};
-  torch::stable::parallel_for(0, count, 1 << 16, [&](int64_t begin, int64_t end) {
-    bool any_nan = false, any_outside = false;
-    for (int64_t i = begin; i < end; ++i) {
-      any_nan |= values[i] != values[i];
-      any_outside |= values[i] < low || values[i] > high;
-    }
-    if (any_nan) nan = true;
-    if (any_outside) range = true;
-  });
-  return nan ? Fault::nan : range ? Fault::range : Fault::none;
-}
-
 void check_values(const Tvl1Batch& batch) {
   const int64_t pixels = batch.pairs * batch.height * batch.width;
-  const auto frame = [&](const char* name, const void* data) {
-    // Frames of 0..255 given as floats would be multiplied by 255 once more: a wrong flow without any other sign.
-    const Fault fault = find_fault(static_cast<const float*>(data), pixels, -1.0f, 2.0f);
-    MER_FAST_CHECK(fault != Fault::nan, "tvl1_flow: ", name, " has NaN; fill or drop those pixels first");
-    MER_FAST_CHECK(
-        fault != Fault::range, "tvl1_flow: ", name,
-        " has values outside [-1, 2]; float frames are nominally 0..1, so divide 0..255 data by 255 or pass uint8");
-  };
   if (!batch.bytes) {
-    frame("frame0", batch.frame0);
-    frame("frame1", batch.frame1);
+    check_frame_values("tvl1_flow", "frame0", static_cast<const float*>(batch.frame0), pixels);
+    check_frame_values("tvl1_flow", "frame1", static_cast<const float*>(batch.frame1), pixels);
   }
-  if (batch.initial_flow) {
-    constexpr float most = std::numeric_limits<float>::max();
-    MER_FAST_CHECK(
-        find_fault(batch.initial_flow, 2 * pixels, -most, most) == Fault::none,
-        "tvl1_flow: initial_flow has NaN or infinite values; start those pixels from 0");
-  }
+  if (batch.initial_flow) check_flow_values("tvl1_flow", batch.initial_flow, 2 * pixels);
 }
 
 }  // namespace
@@ -192,14 +123,11 @@ void tvl1_flow_batch(const Tvl1Batch& batch) {
   check_parameters(batch.params);
   check_values(batch);
   const std::vector<Size> sizes = pyramid_sizes(batch.height, batch.width, batch.params);
-  const int threads = static_cast<int>(torch::stable::get_num_threads());
-  const int64_t together = batch.pairs % threads;
   // A member's rows on the smallest level must feed its neighbours' halos.
-  const int64_t most = std::max<int64_t>(1, sizes.back().height / (2 * kTvl1Halo));
-  const int members = together ? static_cast<int>(std::min<int64_t>(threads / together, most)) : 1;
-  const int64_t alone = members > 1 ? batch.pairs - together : batch.pairs;
-  if (alone) solve_alone(batch, sizes, 0, alone, threads);
-  if (alone < batch.pairs) solve_in_teams(batch, sizes, alone, batch.pairs, members);
+  const int64_t most = sizes.back().height / (2 * kTvl1Halo);
+  solve_pairs(
+      batch.pairs, most, [&](int members, Arena& arena) { return Workspace(sizes, batch.params, members, arena); },
+      [&](Workspace& space, int64_t pair, int rank) { solve_pair(space, batch, pair, rank); });
 }
 
 namespace {

@@ -131,7 +131,7 @@ void start_flow(Member& m, Band& band, int s) {
     const double scale_y = static_cast<double>(from.height) / static_cast<double>(level.height);
     const double scale_x = static_cast<double>(from.width) / static_cast<double>(level.width);
     const Resizer resizer(
-        {from.*plane, from.height, from.width}, level.width, scale_y, scale_x, 1.0f / w.params.scale_step, m.scratch());
+        {from.*plane, from.height, from.width, from.width}, level.width, scale_y, scale_x, 1.0f / w.params.scale_step, m.scratch());
     for (int64_t y = band.first; y < band.last; ++y) resizer.row(y, band.row(y, field));
   };
   fill(&Tvl1Level::u, kU);

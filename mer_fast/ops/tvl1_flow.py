@@ -9,8 +9,9 @@ import torch
 
 from .. import reference
 from ..backends import runs_reference
-from ._checks import require, require_alike, require_count, require_float_or_bytes, require_number, require_tensor
-from ._dispatch import fold_batch, kernel, register
+from ._checks import require, require_count, require_number
+from ._dispatch import register
+from ._flow import check_frames, flow_fake, flow_vmap, run_pairs
 
 TVL1_PRESETS: dict[str, dict[str, Any]] = {
     # OpenCV's DualTVL1OpticalFlow.
@@ -76,40 +77,11 @@ def tvl1_flow(
         tau=tau, lam=lam, theta=theta, scales=scales, scale_step=scale_step, warps=warps, epsilon=epsilon,
         inner_iterations=inner_iterations, outer_iterations=outer_iterations, median=median,
     )  # fmt: skip
-    _check_frames(frame0, frame1, initial_flow)
+    check_frames("tvl1_flow", frame0, frame1, initial_flow, MIN_SIDE)
     _check_parameters(given)
     if runs_reference("tvl1_flow", frame0):
         return reference.tvl1_flow(frame0, frame1, initial_flow=initial_flow, **given)
-    pair = [f.float() if f.is_floating_point() else f for f in (frame0, frame1)]
-    pair = [f[None] if f.dim() == 2 else f.squeeze(1) if f.dim() == 4 else f for f in pair]  # (N, H, W)
-    start = None if initial_flow is None else initial_flow.float()[None] if frame0.dim() == 2 else initial_flow.float()
-    flow = kernel("tvl1_flow")(*pair, start, *given.values())  # (N, 2, H, W)
-    flow = flow[0] if frame0.dim() == 2 else flow
-    return flow.to(frame0.dtype) if frame0.is_floating_point() else flow
-
-
-def _check_frames(frame0: torch.Tensor, frame1: torch.Tensor, initial_flow: torch.Tensor | None) -> None:
-    op = "tvl1_flow"
-    require_tensor(op, "frame0", frame0)
-    require_tensor(op, "frame1", frame1)
-    require_alike(op, "frame0", frame0, "frame1", frame1)
-    shape = frame0.shape
-    gray = frame0.dim() in (2, 3) or (frame0.dim() == 4 and shape[1] == 1)
-    require(gray, op, "frame0", "must have shape (H, W), (N, H, W) or (N, 1, H, W), got {}; convert colour to gray first", shape)
-    require_float_or_bytes(op, "frame0", frame0)
-    large = shape[-2] >= MIN_SIDE and shape[-1] >= MIN_SIDE
-    require(large, op, "frame0", "must be at least {} pixels a side, got {}x{}", MIN_SIDE, shape[-2], shape[-1])
-    differentiable = torch.is_grad_enabled() and any(
-        x is not None and x.requires_grad for x in (frame0, frame1, initial_flow)
-    )
-    require(not differentiable, op, "frame0", "asks for a gradient, and TV-L1 flow has none; pass frame.detach()")
-    if initial_flow is not None:
-        require_tensor(op, "initial_flow", initial_flow)
-        wanted = (2, *shape) if frame0.dim() == 2 else (shape[0], 2, *shape[-2:])
-        right = tuple(initial_flow.shape) == wanted and initial_flow.is_floating_point()
-        require(right, op, "initial_flow", "must be a float tensor of shape {}, got {}", wanted, initial_flow.shape)
-        same = initial_flow.device == frame0.device
-        require(same, op, "initial_flow", "must be on {}, got {}", frame0.device, initial_flow.device)
+    return run_pairs("tvl1_flow", frame0, frame1, initial_flow, given)
 
 
 def _check_parameters(given: dict[str, Any]) -> None:
@@ -124,16 +96,4 @@ def _check_parameters(given: dict[str, Any]) -> None:
     require(given["median"] in (0, 1, 3, 5), op, "median", "must be 3 or 5, or 0 or 1 for none, got {}", given["median"])
 
 
-def _fake(frame0: torch.Tensor, frame1: torch.Tensor, initial_flow: torch.Tensor | None, *parameters: Any) -> torch.Tensor:
-    return frame0.new_empty([frame0.shape[0], 2, *frame0.shape[1:]], dtype=torch.float32)
-
-
-def _vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-    tensors = [
-        None if x is None else fold_batch(x, d, info.batch_size) for x, d in zip(arguments[:3], in_dims[:3], strict=True)
-    ]
-    flow = kernel("tvl1_flow")(*tensors, *arguments[3:])
-    return flow.unflatten(0, (info.batch_size, flow.shape[0] // info.batch_size)), 0
-
-
-register("tvl1_flow", fake=_fake, vmap=_vmap)
+register("tvl1_flow", fake=flow_fake, vmap=flow_vmap("tvl1_flow"))
