@@ -99,8 +99,10 @@ def flow(
     output: Annotated[
         Path, typer.Option(help="Of clips a folder; of two images a file: .flo, .npz, or .png for a picture in colours.")
     ],
-    method: Annotated[str, typer.Option(help="Which flow: tvl1.")] = "tvl1",
-    preset: Annotated[str, typer.Option(help="Whose default parameters: opencv, ipol.")] = "opencv",
+    method: Annotated[str, typer.Option(help="Which flow: tvl1, farneback.")] = "tvl1",
+    preset: Annotated[
+        str, typer.Option(help="Whose default parameters: opencv; ipol (tvl1), opencv-class (farneback).")
+    ] = "opencv",
     pairs: Annotated[
         str, typer.Option(help="Frames that are paired: consecutive, onset (the first with each later one), onset-apex.")
     ] = "consecutive",

@@ -75,6 +75,23 @@ def test_pairs_of_a_clip(clip, tmp_path, options, pairs):
     assert (summary.clips, summary.pairs, summary.kept, summary.failures) == (1, len(pairs), 0, [])
 
 
+@pytest.mark.parametrize(("method", "preset"), [(method, preset) for method in METHODS for preset in METHODS[method].presets])
+def test_every_method_and_preset(clip, tmp_path, method, preset):
+    measure_flows([clip], tmp_path / "out", FlowOptions(method=method, preset=preset, step=6))
+    first, second = (torch.from_numpy(gray_frames(clip)[k]) for k in (0, 6))
+    expected = METHODS[method].op(first, second, **METHODS[method].presets[preset])
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "clip.npy"), expected[None])
+    told = json.loads((tmp_path / "out" / "manifest.json").read_text())["parameters"]
+    assert (told["method"], told["preset"], told["arguments"]) == (method, preset, METHODS[method].presets[preset])
+
+
+def test_farneback_is_opencvs(clip, tmp_path):
+    measure_flows([clip], tmp_path / "out", FlowOptions(method="farneback"))
+    frames = gray_frames(clip)
+    theirs = cv2.calcOpticalFlowFarneback(frames[0], frames[1], None, 0.5, 3, 15, 3, 5, 1.2, 0)
+    assert np.abs(np.load(tmp_path / "out" / "clip.npy")[0] - theirs.transpose(2, 0, 1)).max() < 0.01
+
+
 @pytest.mark.parametrize(
     ("line", "options", "pairs"),
     [
@@ -253,7 +270,7 @@ def test_nothing_is_left_where_nothing_can_be_done(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": "magic"}, "method 'magic' is unknown: give one of tvl1"),
+        ({"method": "magic"}, "method 'magic' is unknown: give one of tvl1, farneback"),
         ({"preset": "magic"}, "preset 'magic' is unknown to tvl1: give one of opencv, ipol"),
         ({"pairs": "all"}, "pairs 'all' is unknown"),
         ({"format": "jpg"}, "format 'jpg' is unknown"),

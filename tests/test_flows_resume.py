@@ -16,7 +16,7 @@ import pytest
 import skimage.data
 
 from mer_fast.errors import MerFastError
-from mer_fast.flows import FlowOptions, measure_flows
+from mer_fast.flows import METHODS, FlowOptions, measure_flows
 from mer_fast.flows.folder import MANIFEST, output_folder
 
 from .clips import listing, waves, write_video
@@ -177,10 +177,11 @@ def contents_of_run(inputs: Path, output: Path) -> dict[str, bytes]:
     return contents(output)
 
 
-def test_no_result_depends_on_the_batch(videos, tmp_path):
+@pytest.mark.parametrize("method", METHODS)
+def test_no_result_depends_on_the_batch(videos, tmp_path, method):
     results = []
     for batch in (2, 7, 100):
-        measure_flows([videos / "s00"], tmp_path / str(batch), FlowOptions(batch=batch))
+        measure_flows([videos / "s00"], tmp_path / str(batch), FlowOptions(method=method, batch=batch))
         results.append(contents(tmp_path / str(batch)))
     assert results[0] == results[1] == results[2]
 

@@ -33,8 +33,15 @@ class Method:
     presets: Mapping[str, Mapping[str, Any]]
 
 
+_FARNEBACK = {
+    # The call that OpenCV's samples make, and the class's own defaults.
+    "opencv": {"pyr_scale": 0.5, "levels": 3, "winsize": 15, "iterations": 3, "poly_n": 5, "poly_sigma": 1.2},
+    "opencv-class": {"pyr_scale": 0.5, "levels": 5, "winsize": 13, "iterations": 10, "poly_n": 5, "poly_sigma": 1.1},
+}
+
 METHODS: dict[str, Method] = {
     "tvl1": Method(ops.tvl1_flow, ops.TVL1_PRESETS),
+    "farneback": Method(ops.farneback_flow, _FARNEBACK),
 }
 
 
