@@ -13,7 +13,7 @@ from mer_fast import evaluation, models
 from mer_fast.evaluation import CrossDatabase, KFold, Split, cross_validate, leave_one_subject_out
 from mer_fast.training import Recipe
 
-from .mer_sets import Tiny, TinySet, gradient_steps, same, weights
+from .mer_sets import Tiny, TinySet, gradient_steps, one_thread, same, weights  # noqa: F401 (the fixture)
 
 RECIPE = Recipe(
     lr=0.05, epochs=3, batch_size=4, statistics=("gray_range",), loss="focal", class_weights="inverse", oversample=True

@@ -13,7 +13,7 @@ from mer_fast import seeds, training
 from mer_fast.losses import BalancedFocalLoss
 from mer_fast.training import Recipe, epoch_batches, fit
 
-from .mer_sets import Tiny, TinySet, same, weights
+from .mer_sets import Tiny, TinySet, one_thread, same, weights  # noqa: F401 (the fixture)
 
 RECIPE = Recipe(lr=0.05, epochs=4, batch_size=4)
 
