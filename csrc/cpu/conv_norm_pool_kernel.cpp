@@ -367,13 +367,11 @@ class Stays {
   Words first_;
 };
 
-// Calls each(window, average) for the windows that are in an average.
+// Calls each(window) for the windows of average (i, j).
 template <typename Real, typename Each>
-inline void for_averaged(const Windows<Real>& w, const Each& each) {
-  for (int64_t i = 0; i < w.averages_high() * w.average; ++i) {
-    for (int64_t j = 0; j < w.averages_wide() * w.average; ++j) {
-      each(i * w.pool.width + j, i / w.average * w.averages_wide() + j / w.average);
-    }
+[[gnu::always_inline]] inline void for_windows(const Windows<Real>& w, int64_t i, int64_t j, const Each& each) {
+  for (int64_t h = i * w.average; h < (i + 1) * w.average; ++h) {
+    for (int64_t v = j * w.average; v < (j + 1) * w.average; ++v) each(h * w.pool.width + v);
   }
 }
 
@@ -383,19 +381,17 @@ void close(const Windows<Real>& w, const Real* winners, const Real* scale_of, co
   for (int64_t c = 0; c < w.step; c += lanes_of<Real>) {
     const VecOf<Real> scale = vload(scale_of + c), shift = vload(shift_of + c);
     const Stays<Real> stays(w, c);
-    const auto value = [&](int64_t k) {
-      const VecOf<Real> normed = vload(winners + k * w.step + c) * scale + shift;
-      return w.dropout.on ? stays.apply(normed, k) : normed;
-    };
-    if (w.average == 1) {
-      for (int64_t k = 0; k < w.count(); ++k) vstore(averages + k * w.step + c, value(k));
-      continue;
+    Real* to = averages + c;
+    for (int64_t i = 0; i < w.averages_high(); ++i) {
+      for (int64_t j = 0; j < w.averages_wide(); ++j, to += w.step) {
+        VecOf<Real> sum = {};
+        for_windows(w, i, j, [&](int64_t k) {
+          const VecOf<Real> normed = vload(winners + k * w.step + c) * scale + shift;
+          sum += w.dropout.on ? stays.apply(normed, k) : normed;
+        });
+        vstore(to, sum * share);
+      }
     }
-    for (int64_t k = 0; k < w.averages(); ++k) vstore(averages + k * w.step + c, VecOf<Real>{});
-    for_averaged(w, [&](int64_t k, int64_t average) {
-      Real* to = averages + average * w.step + c;
-      vstore(to, vload(to) + value(k) * share);
-    });
   }
 }
 
@@ -407,10 +403,13 @@ void open(const Windows<Real>& w, const Real* average_grads, Real* grads) {
     if (w.averages() * w.average * w.average < w.count()) {  // some windows are in no average
       for (int64_t k = 0; k < w.count(); ++k) vstore(grads + k * w.step + c, VecOf<Real>{});
     }
-    for_averaged(w, [&](int64_t k, int64_t average) {
-      const VecOf<Real> grad = vload(average_grads + average * w.step + c) * share;
-      vstore(grads + k * w.step + c, w.dropout.on ? stays.apply(grad, k) : grad);
-    });
+    const Real* from = average_grads + c;
+    for (int64_t i = 0; i < w.averages_high(); ++i) {
+      for (int64_t j = 0; j < w.averages_wide(); ++j, from += w.step) {
+        const VecOf<Real> grad = vload(from) * share;
+        for_windows(w, i, j, [&](int64_t k) { vstore(grads + k * w.step + c, w.dropout.on ? stays.apply(grad, k) : grad); });
+      }
+    }
   }
 }
 

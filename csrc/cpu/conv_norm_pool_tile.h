@@ -50,8 +50,9 @@ template <typename Real, int kEdges>
     VecOf<Real> w[kTaps];
 #pragma GCC unroll 9
     for (int t = 0; t < kTaps; ++t) w[t] = vload(weights + t * kGroup);
+    const Real* const rows[kTile + 2] = {in, in + x.row, in + 2 * x.row, in + 3 * x.row, in + 4 * x.row};
     for_inputs<kEdges>([&](int r, int s) __attribute__((always_inline)) {
-      const VecOf<Real> v = vsplat(in[r * x.row + s]);
+      const VecOf<Real> v = vsplat(rows[r][s]);
       for_places(r, s, [&](int i, int j, int tap) __attribute__((always_inline)) { sums[i][j] += w[tap] * v; });
     });
   }
@@ -63,8 +64,9 @@ template <typename Real, int kEdges>
     VecOf<Real> w[kTaps];
 #pragma GCC unroll 9
     for (int t = 0; t < kTaps; ++t) w[t] = vload(weight_grad + t * kGroup);
+    const Real* const rows[kTile + 2] = {in, in + x.row, in + 2 * x.row, in + 3 * x.row, in + 4 * x.row};
     for_inputs<kEdges>([&](int r, int s) __attribute__((always_inline)) {
-      const VecOf<Real> v = vsplat(in[r * x.row + s]);
+      const VecOf<Real> v = vsplat(rows[r][s]);
       for_places(r, s, [&](int i, int j, int tap) __attribute__((always_inline)) { w[tap] += grads[i][j] * v; });
     });
 #pragma GCC unroll 9
@@ -74,7 +76,7 @@ template <typename Real, int kEdges>
 
 // Calls tile(edges, column) for the tiles of the strip that begins at row `top`; edges are a constant to the compiler.
 template <int kRows, typename Real, typename EachTile>
-inline void tiles_of_strip(const Framed<Real>& x, const EachTile& tile) {
+[[gnu::always_inline]] inline void tiles_of_strip(const Framed<Real>& x, const EachTile& tile) {
   const int64_t last = (tiles(x.width) - 1) * kTile;
   const bool left = x.border >= 2, right = last + kTile >= x.border + x.in_width;
   for (int64_t w = 0; w <= last; w += kTile) {
@@ -89,7 +91,7 @@ inline void tiles_of_strip(const Framed<Real>& x, const EachTile& tile) {
 }
 
 template <typename Real, typename EachTile>
-inline void tiles_of_strip(const Framed<Real>& x, int64_t top, const EachTile& tile) {
+[[gnu::always_inline]] inline void tiles_of_strip(const Framed<Real>& x, int64_t top, const EachTile& tile) {
   if (top == 0 && x.border >= 2) {
     tiles_of_strip<kTop>(x, tile);
   } else if (top + kTile >= x.border + x.in_height) {
