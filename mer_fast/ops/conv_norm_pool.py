@@ -87,8 +87,9 @@ def conv_norm_pool(
     with without_autocast(input):
         if chosen(OP, input, operands, _why_not_kernel(input, weight, block)) != "kernel":
             return reference.conv_norm_pool(
-                input, weight, **named, index=index, training=own, momentum=momentum, eps=eps, **block, dropout=dropout,
-                dropout_key=dropout_key, average=average,
+                input, weight, bias, norm_weight, norm_bias, running_mean, running_var, index=index, training=own,
+                momentum=momentum, eps=eps, padding=padding, pool_kernel=pool_kernel, pool_stride=stride,
+                pool_padding=pool_padding, dropout=dropout, dropout_key=dropout_key, average=average,
             )  # fmt: skip
         wide = [None if one is None else one.to(precise(input)) for one in (*operands, running_mean, running_var)]
         x, w, *rest, mean, var = wide
@@ -153,7 +154,7 @@ def _check_operands(input: torch.Tensor, weight: torch.Tensor, named: dict[str, 
     require(index.device == input.device, OP, "input and index", "must be on one device, got {} and {}; move one with .to()",
             input.device, index.device)  # fmt: skip
     if input.dim() == 4 and index.numel() and index.device.type == "cpu" and not torch.compiler.is_compiling():
-        require(-1 <= int(index.min()) and int(index.max()) < len(input), OP, "index",
+        require(int(index.min()) >= -1 and int(index.max()) < len(input), OP, "index",
                 "must lie in -1..{} for input {}", len(input) - 1, input.shape)  # fmt: skip
 
 

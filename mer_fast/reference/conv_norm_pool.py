@@ -11,7 +11,7 @@ WORD = 0xFFFFFFFF  # 32 bits
 def kept_by_dropout(dropout_key: torch.Tensor, count: int, dropout: float) -> torch.Tensor:
     """Which of `count` elements of each fold stay, (F, count) bool: those whose hash is at least dropout * 2^32.
 
-    The hash is of a fold's key and of the element's place alone, so that neither the other folds nor threads nor devices change it.
+    The hash is of a fold's key and of the element's place alone: neither other folds nor threads nor devices change it.
     """
     place = torch.arange(count, device=dropout_key.device) & WORD
     key = dropout_key[:, None]
