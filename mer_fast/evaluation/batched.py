@@ -57,8 +57,8 @@ def train_folds(
         The trained networks, in evaluation mode, one a fold; `predict_held_out` asks them.
 
     Raises:
-        MerFastError: a network or a setting that cannot be batched, with the layer or setting and the mend; an empty fold, an index
-            or a class out of range, a loss that is not finite.
+        MerFastError: a network or a setting that cannot be batched, with the layer or setting and the mend; an empty fold, an
+            index or a class out of range, a loss that is not finite.
     """
     classes = torch.as_tensor(labels)
     _check(inputs, classes, folds, recipe)
@@ -128,7 +128,7 @@ def _told(tell: Callable[[str], None], folds: int, stage: str, done: int, total:
 
 
 def dropout_keys(seeds: npt.NDArray[np.uint64], step: int, layer: int) -> torch.Tensor:
-    """int64 (F,): of each fold's seed, the step and the layer, mixed (the finaliser of SplitMix64, Steele et al., OOPSLA 2014)."""
+    """int64 (F,): of each fold's seed, the step and the layer, mixed as in SplitMix64 (Steele et al., OOPSLA 2014)."""
     counter = (step * 64 + layer + 1) * 0x9E3779B97F4A7C15 % 2**64
     x = seeds + np.uint64(counter)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -211,8 +211,8 @@ class _Group:
         wrong = (~total.isfinite()).nonzero()
         if len(wrong):
             raise MerFastError(
-                f"batched folds: the loss of fold {int(wrong[0])} of {len(self.seeds)} is not finite in epoch {self.epoch + 1}: lower "
-                "the rate, or look for clips that are not finite"
+                f"batched folds: the loss of fold {int(wrong[0])} of {len(self.seeds)} is not finite in epoch {self.epoch + 1}: "
+                "lower the rate, or look for clips that are not finite"
             )
         self.epoch += 1
 

@@ -174,7 +174,7 @@ def _behind(layer: tuple[str, nn.Module]) -> Stage:
         return Plain("flatten")
     if type(module) is nn.AdaptiveAvgPool2d and module.output_size in (1, (1, 1)):
         return Plain("mean")
-    _misfit(layer, "is not a layer that can be batched: those are blocks, Dropout, ReLU, AdaptiveAvgPool2d(1), Flatten and Linear")
+    _misfit(layer, "cannot be batched: only blocks, Dropout, ReLU, AdaptiveAvgPool2d(1), Flatten and Linear can")
 
 
 class FoldNetwork(nn.Module):

@@ -39,11 +39,11 @@ def conv_norm_pool(
     dropout_key: torch.Tensor | None = None,
     average: int = 1,
 ) -> torch.Tensor:
-    """`max_pool2d(batch_norm(relu(conv2d(x_f, weight[f], bias[f]))))` of every fold f, dropout, average-pool: a block of F networks.
+    """A block of F networks: `max_pool2d(batch_norm(relu(conv2d(x_f, weight[f], bias[f]))))`, dropout and average-pool.
 
-    x_f are the clips that fold f trains on, `input[index[f]]`: what is held out is never computed. Each fold has batch statistics
-    of its own. Nothing of the size of the convolution's output is ever stored, and nothing that a fold gets depends on the other
-    folds, on how many run at once, or on the number of threads.
+    x_f are the clips that fold f trains on, `input[index[f]]`: what is held out is never computed. Each fold has batch
+    statistics of its own. Nothing of the size of the convolution's output is ever stored, and nothing that a fold gets depends
+    on the other folds, on how many run at once, or on the number of threads.
 
     Args:
         input: (M, C, H, W), clips that all folds share, or (F, B, C, H, W), such as the output of another block.
@@ -75,7 +75,9 @@ def conv_norm_pool(
     """
     stride = pool_kernel if pool_stride is None else pool_stride
     block = {"padding": padding, "pool_kernel": pool_kernel, "pool_stride": stride, "pool_padding": pool_padding}
-    named = {"bias": bias, "norm_weight": norm_weight, "norm_bias": norm_bias, "running_mean": running_mean, "running_var": running_var}
+    named = {
+        "bias": bias, "norm_weight": norm_weight, "norm_bias": norm_bias, "running_mean": running_mean, "running_var": running_var
+    }  # fmt: skip
     _check_operands(input, weight, named, index)
     size = _check_numbers(input, weight, block, momentum, eps, dropout, dropout_key, average)
     own = training or running_mean is None
