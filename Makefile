@@ -40,7 +40,7 @@ test-sanitized: install
 	for isa in avx512 avx2 generic; do \
 	  LD_PRELOAD="$(ASAN)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 MER_FAST_ISA=$$isa \
 	    MER_FAST_LIBRARY=$(SANITIZED)/lib/mer_fast/_ops.so \
-	    $(PYTHON) -m pytest tests/test_tim.py tests/test_optical_strain.py tests/test_tvl1_flow.py \
+	    $(PYTHON) -m pytest tests/test_tim.py tests/test_optical_strain.py tests/test_tvl1_flow.py tests/test_farneback_flow.py \
 	      tests/test_conv3d.py tests/test_conv3d_pool.py tests/test_recurrent_kernels.py tests/test_recurrent_operators.py \
 	      tests/test_recurrent_bfloat16.py -k "not compile and not export and not opcheck and not lesser and not absurd" || exit 1; \
 	done

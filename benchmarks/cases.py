@@ -103,6 +103,34 @@ def tvl1_flow_case(size: int, batch: int) -> Case:
     )
 
 
+# --- Farneback, on the same pairs ------------------------------------------------------------------------------------
+# OpenCV's common call, and the defaults of its class.
+FARNEBACK = {
+    "": {"pyr_scale": 0.5, "levels": 3, "winsize": 15, "iterations": 3, "poly_n": 5, "poly_sigma": 1.2},
+    "class defaults": {"pyr_scale": 0.5, "levels": 5, "winsize": 13, "iterations": 10, "poly_n": 5, "poly_sigma": 1.1},
+}
+
+
+def farneback_flow_case(size: int, batch: int, preset: str = "") -> Case:
+    given = FARNEBACK[preset]
+
+    def inputs(device: str) -> Inputs:
+        return tuple(frame.to(device) for frame in face_pairs(size, batch)[:2])
+
+    against = [Rival("OpenCV", rivals.opencv_farneback(*given.values()))]
+    if batch > 1:
+        against.append(Rival("OpenCV, a pair a thread", rivals.opencv_farneback_pool(*given.values())))
+    return Case(
+        "farneback_flow",
+        f"{size}x{size} batch {batch}{', ' if preset else ''}{preset}",
+        inputs,
+        partial(ops.farneback_flow, **given),
+        tuple(against),
+        bytes_moved=batch * size * size * (2 * 1 + 2 * 4),  # as above
+        pairs=batch,
+    )
+
+
 # --- TIM -------------------------------------------------------------------------------------------------------------
 def tim_case(n: int, m: int, width: int, height: int) -> Case:
     def inputs(device: str) -> Inputs:
@@ -193,6 +221,10 @@ def cell_case(cell: recurrent_cases.Cell, form: str) -> Case:
 
 CASES: dict[str, tuple[Case, ...]] = {
     "tvl1_flow": tuple(tvl1_flow_case(size, batch) for size in (128, 224) for batch in (1, 16)),
+    "farneback_flow": (
+        *(farneback_flow_case(size, batch) for size in (128, 224) for batch in (1, 16)),
+        *(farneback_flow_case(size, 16, "class defaults") for size in (128, 224)),
+    ),
     "tim": (tim_case(60, 10, 340, 280), tim_case(30, 60, 128, 128)),
     "optical_strain": tuple(optical_strain_case(64, 224, backward=backward) for backward in (False, True)),
     "conv3d": conv_table("conv3d", conv_cases.PLAIN, conv_cases.PLAIN_FURTHER),

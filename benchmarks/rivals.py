@@ -34,13 +34,13 @@ class Rival:
 
 
 # --- TV-L1 -----------------------------------------------------------------------------------------------------------
-def opencv() -> Any:
-    """cv2 with its contrib modules."""
+def opencv(*, contrib: bool = True) -> Any:
+    """cv2, with its contrib modules."""
     try:
         import cv2
     except ImportError as error:
         raise MissingRival(f"{error}; pip install opencv-contrib-python-headless") from None
-    if not hasattr(cv2, "optflow"):
+    if contrib and not hasattr(cv2, "optflow"):
         raise MissingRival("this OpenCV has no contrib modules; pip install opencv-contrib-python-headless")
     return cv2
 
@@ -84,6 +84,52 @@ def skimage_tvl1(frame0: torch.Tensor, frame1: torch.Tensor) -> Call:
     pairs = [(a.numpy(), b.numpy()) for a, b in zip(frame0.float() / 255, frame1.float() / 255, strict=True)]
     pool = ThreadPoolExecutor(torch.get_num_threads())
     return lambda: list(pool.map(lambda pair: optical_flow_tvl1(*pair, dtype=np.float32), pairs))
+
+
+# --- Farneback -------------------------------------------------------------------------------------------------------
+def _farneback_flows(
+    frame0: torch.Tensor, frame1: torch.Tensor, parameters: tuple[Any, ...]
+) -> tuple[Callable[[int], Any], Array]:
+    """A call for one pair, and where its flow goes: (N, H, W, 2)."""
+    cv2 = opencv(contrib=False)
+    flows = np.zeros((*frame0.shape, 2), np.float32)
+    pairs = list(zip(frame0.numpy(), frame1.numpy(), flows, strict=True))
+    return lambda k: cv2.calcOpticalFlowFarneback(*pairs[k], *parameters, 0), flows
+
+
+def opencv_farneback(*parameters: Any) -> Callable[..., Call]:
+    """calcOpticalFlowFarneback, one pair after the other, with as many threads of OpenCV's own as torch has."""
+
+    def make(frame0: torch.Tensor, frame1: torch.Tensor) -> Call:
+        cv2, threads = opencv(contrib=False), torch.get_num_threads()
+        one, flows = _farneback_flows(frame0, frame1, parameters)
+
+        def call() -> Array:
+            cv2.setNumThreads(threads)  # the setting is global, and the other form has its own
+            for k in range(len(flows)):
+                one(k)
+            return flows.transpose(0, 3, 1, 2)
+
+        return call
+
+    return make
+
+
+def opencv_farneback_pool(*parameters: Any) -> Callable[..., Call]:
+    """calcOpticalFlowFarneback, a pair a thread and no further threads."""
+
+    def make(frame0: torch.Tensor, frame1: torch.Tensor) -> Call:
+        cv2, pool = opencv(contrib=False), ThreadPoolExecutor(torch.get_num_threads())
+        one, flows = _farneback_flows(frame0, frame1, parameters)
+
+        def call() -> Array:
+            cv2.setNumThreads(1)
+            list(pool.map(one, range(len(flows))))
+            return flows.transpose(0, 3, 1, 2)
+
+        return call
+
+    return make
 
 
 # --- TIM -------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from benchmarks.cases import (
     OURS,
     cell_case,
     conv_case,
+    farneback_flow_case,
     optical_strain_case,
     section_case,
     tim_case,
@@ -32,6 +33,7 @@ TINY = {
     "tim": (lambda: tim_case(9, 5, 12, 10),),
     "optical_strain": tuple(lambda b=b: optical_strain_case(2, 17, backward=b) for b in (False, True)),
     "tvl1_flow": (lambda: tvl1_flow_case(32, 2),),
+    "farneback_flow": (lambda: farneback_flow_case(32, 2), lambda: farneback_flow_case(32, 1, "class defaults")),
     "conv3d": tuple(
         lambda b=b: conv_case("conv3d", Shape((2, 2, 7, 9, 9), 8, (3, 3, 3), (2, 1, 1)), backward=b) for b in (False, True)
     ),
@@ -49,7 +51,7 @@ TINY = {
 
 
 def tiny(op):
-    if op == "tvl1_flow":
+    if op.endswith("_flow"):
         pytest.importorskip("skimage")
         pytest.importorskip("cv2")
     return [make() for make in TINY[op]]

@@ -27,8 +27,8 @@ def words(frames, blocks, given, initial=False):
 
 def run(host, frames, blocks, given, initial=None):
     pairs, height, width = frames[0].shape
-    inputs = [*frames, *([] if initial is None else [initial])]
-    return host.run("tvl1_flow", words(frames, blocks, given, initial is not None), inputs, (pairs, 2, height, width), torch.float32)
+    inputs, arguments = [*frames, *([] if initial is None else [initial])], words(frames, blocks, given, initial is not None)
+    return host.run("tvl1_flow", arguments, inputs, (pairs, 2, height, width), torch.float32)
 
 
 def assert_near_reference(flow, frames, given, initial=None, share=0.95):

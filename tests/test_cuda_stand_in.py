@@ -19,6 +19,7 @@ PLANTED = {
     "shuffle_as_barrier": (UNORDERED, None),
     "part_of_a_warp": (UNORDERED, None),
     "reading_an_atomic": (UNORDERED, None),
+    "initialising_an_atomic": (UNORDERED, None),
     "bytes": (UNORDERED, None),
     "blocks": (UNORDERED, None),
     "blocks_reading": (UNORDERED, None),
@@ -47,28 +48,34 @@ PLANTED = {
 
 @pytest.mark.parametrize("case", PLANTED)
 def test_planted(host, case):
-    cluster = 2 if case.startswith("cluster") else 1
+    cluster, write = 2 if case.startswith("cluster") else 1, case == "unwritten_output"
     for build, order, wanted in zip(("races", "bounds"), ("1", "forward"), PLANTED[case], strict=True):
-        done = host.execute("planted", build, order, (case, True, 4, cluster), [])
+        done = host.execute("planted", build, order, (case, True, 4, cluster, write), [])
         assert done.returncode == 0, done.stderr.decode()
         if wanted is not None:
-            done = host.execute("planted", build, order, (case, False, 4, cluster), [])
+            done = host.execute("planted", build, order, (case, False, 4, cluster, write), [])
             assert done.returncode != 0, f"{build} did not find it"
             assert re.search(wanted, done.stderr.decode()), done.stderr.decode()
 
 
 def test_every_order_of_threads_finds_a_race(host):
     for order in ("forward", "backward", "2", "3"):
-        for case in ("syncthreads", "blocks", "bytes"):
-            assert host.execute("planted", "races", order, (case, False, 4, 1), []).returncode == 3
+        for case in ("syncthreads", "initialising_an_atomic", "blocks", "bytes"):
+            assert host.execute("planted", "races", order, (case, False, 4, 1, False), []).returncode == 3
 
 
 def test_what_is_found_names_the_line(host):
     """Kernel, both threads, memory, and both lines of the source."""
-    done = host.execute("planted", "races", "forward", ("blocks", False, 4, 1), [])
+    done = host.execute("planted", "races", "forward", ("blocks", False, 4, 1, False), [])
     line = done.stderr.decode().splitlines()[0]
     assert line.startswith("kernel planted: thread 0 of block 1 writes buffer out (1024 bytes) + 252 (planted.cpp:")
     assert ", a race: thread 63 of block 0 wrote it (planted.cpp:" in line
+
+
+def test_a_result_that_depends_on_the_order_of_threads(host):
+    assert host.run("planted", ("order_of_threads", True, 2, 1, True), [], (64,), torch.int32).eq(1).all()
+    with pytest.raises(AssertionError, match="depends on the order of threads"):
+        host.run("planted", ("order_of_threads", False, 2, 1, True), [], (64,), torch.int32)
 
 
 # --- built-ins --------------------------------------------------------------------------------------------------------

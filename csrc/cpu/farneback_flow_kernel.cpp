@@ -86,8 +86,8 @@ void solve_level(Member& m, int s) {
   m.turn ^= 1;
   for (int k = 0; k < w.iterations; ++k) {
     w.team.barrier();  // the expansions and the latest flow are whole
-    const Fields fields{level, m.expanded(0), m.expanded(1), m.flow(m.turn, level)};
-    Sweep(fields, w.window, m.scratch()).run(m.rows(level), m.flow(m.turn ^ 1, level));
+    const Fields fields(level, m.expanded(0), m.expanded(1), m.flow(m.turn, level));
+    Sweep(fields, level, w.window, m.scratch()).run(m.rows(level), m.flow(m.turn ^ 1, level));
     m.turn ^= 1;
   }
   w.team.barrier();

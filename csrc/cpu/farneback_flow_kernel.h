@@ -83,7 +83,7 @@ inline int64_t farneback_scratch_size(int64_t width, int64_t blur_radius, int64_
   const int64_t rows = 4 * (most + 2);  // pointers and taps
   const int64_t smoothing = 2 * farneback_bordered(width, blur_radius + 1) + 3 * pitch + rows;
   const int64_t expanding = 3 * farneback_bordered(width, expansion_radius) + rows;
-  const int64_t sweeping = kFarnebackChannels * ((2 * window_radius + 3) * pitch + 2 * farneback_bordered(width, window_radius)) + 2 * pitch;
+  const int64_t sweeping = kFarnebackChannels * ((2 * window_radius + 3) * pitch + 3 * farneback_bordered(width, window_radius)) + 2 * pitch;
   const int64_t larger = smoothing > expanding ? smoothing : expanding;
   return (larger > sweeping ? larger : sweeping) + 64 * kFarnebackMaxLanes;
 }

@@ -13,11 +13,17 @@ struct Flow {
 
 // What an iteration reads.
 struct Fields {
-  const FarnebackLevel& level;
+  int64_t height, width, pitch;
   const float *own, *other;  // expansions (height, 5, pitch)
   Flow flow;
+  float last_x, last_y;      // of the pixels that have a right and a lower neighbour
+  int32_t spacious;          // all bits set where there are such pixels
 
-  int64_t line() const { return kChannels * level.pitch; }
+  Fields(const FarnebackLevel& level, const float* own, const float* other, const Flow& flow)
+      : height(level.height), width(level.width), pitch(level.pitch), own(own), other(other), flow(flow), last_x(static_cast<float>(level.width - 2)),
+        last_y(static_cast<float>(level.height - 2)), spacious(-static_cast<int32_t>(level.width > 1 && level.height > 1)) {}
+
+  int64_t line() const { return kChannels * pitch; }
 };
 
 struct Five {
@@ -56,68 +62,75 @@ struct Places {
   IVec inside;       // lanes that were not moved: all bits set
 };
 
-inline Places locate(const Fields& f, int64_t x, int64_t y, Vec u, Vec v) {
+static inline Places locate(const Fields& f, int64_t x, int64_t y, Vec u, Vec v) {
   Vec ramp{};
   for (int i = 0; i < kLanes; ++i) ramp[i] = static_cast<float>(i);
   const Vec at_x = u + (ramp + static_cast<float>(x)), at_y = v + static_cast<float>(y);
   const Vec left = floor(at_x), top = floor(at_y), zero{};
-  const float last_x = static_cast<float>(f.level.width - 2), last_y = static_cast<float>(f.level.height - 2);
   // A NaN becomes the limit, and the limit of an image of one row or column 0.
-  const Vec column = max(min(left, splat(last_x)), zero), row = max(min(top, splat(last_y)), zero);
-  const IVec inside = (column == left) & (row == top) & -static_cast<int32_t>(f.level.width > 1 && f.level.height > 1);
-  return {at_y, at_x - left, __builtin_convertvector(column, IVec), __builtin_convertvector(row, IVec), inside};
+  const Vec column = max(min(left, splat(f.last_x)), zero), row = max(min(top, splat(f.last_y)), zero);
+  return {at_y, at_x - left, __builtin_convertvector(column, IVec), __builtin_convertvector(row, IVec),
+          (column == left) & (row == top) & f.spacious};
 }
 
 // Bilinear interpolation lane by lane, for places far apart.
-inline Five interpolate_scattered(const Fields& f, const Places& p) {
+__attribute__((noinline)) inline Five interpolate_scattered(const Fields& f, Vec y, Vec fraction_x, IVec column, IVec row) {
   Five sum{};
-  const int64_t below = f.level.height > 1 ? f.line() : 0;
-  const int64_t right = f.level.width > 1 ? 1 : 0;
+  const int64_t below = f.height > 1 ? f.line() : 0;
+  const int64_t right = f.width > 1 ? 1 : 0;
   for (int i = 0; i < kLanes; ++i) {
-    const float* at = f.other + p.row[i] * f.line() + p.column[i];
-    const float y = p.y[i] - static_cast<float>(p.row[i]), x = p.fraction_x[i];
-    for (int c = 0; c < kChannels; ++c, at += f.level.pitch) {
-      const float upper = at[0] + x * (at[right] - at[0]), lower = at[below] + x * (at[below + right] - at[below]);
-      sum.at[c][i] = (1.0f - y) * upper + y * lower;
+    const float* at = f.other + row[i] * f.line() + column[i];
+    const float down = y[i] - static_cast<float>(row[i]), across = fraction_x[i];
+    for (int c = 0; c < kChannels; ++c, at += f.pitch) {
+      const float upper = at[0] + across * (at[right] - at[0]), lower = at[below] + across * (at[below + right] - at[below]);
+      sum.at[c][i] = (1.0f - down) * upper + down * lower;
     }
   }
   return sum;
+}
+
+// Adds one row of the other frame, interpolated along it and weighted.
+static inline void add_row(Five& sum, const float* at, int64_t pitch, IVec column, Vec fraction_x, Vec weight) {
+  const Vec weight_right = weight * fraction_x, weight_left = weight - weight_right;
+  for (int c = 0; c < kChannels; ++c, at += pitch) {
+    Vec low = load(at), high = load(at + kLanes);
+    keep_in_register(low);
+    keep_in_register(high);
+    sum.at[c] += weight_left * pick(low, high, column) + weight_right * pick(low, high, column + 1);
+  }
 }
 
 // Neighbours mostly point to neighbours: their places lie in two vectors of two to four rows, from which a permutation
 // takes each lane's pixel; the weight of a row is zero in the lanes that lie elsewhere.
-inline Five interpolate(const Fields& f, const Places& p) {
+static inline Five interpolate(const Fields& f, const Places& p) {
   const int32_t first_column = p.column[0] - (kLanes / 2 - 1), first_row = p.row[0] - 1;
   const IVec column = p.column - first_column, row = p.row - first_row;
-  if (!all_up_to(column, 2 * kLanes - 2) || !all_up_to(row, 2)) return interpolate_scattered(f, p);
-  const int32_t top = all_up_to(row - 1, 1) ? 1 : 0, bottom = all_up_to(row, 1) ? 2 : 3;
-  Five sum{};
-  for (int32_t k = top; k <= bottom; ++k) {
-    const Vec weight = max(1.0f - absolute(p.y - static_cast<float>(first_row + k)), Vec{});
-    const float* at = f.other + (first_row + k) * f.line() + first_column;
-    for (int c = 0; c < kChannels; ++c, at += f.level.pitch) {
-      const Vec low = load(at), high = load(at + kLanes);
-      const Vec left = pick(low, high, column), right = pick(low, high, column + 1);
-      sum.at[c] += weight * (left + p.fraction_x * (right - left));
-    }
+  if (__builtin_expect(!all_up_to(column, 2 * kLanes - 2) || !all_up_to(row, 2) || !f.spacious, 0)) {
+    return interpolate_scattered(f, p.y, p.fraction_x, p.column, p.row);
   }
+  const Vec down = p.y - static_cast<float>(first_row), zero{};
+  const float* const at = f.other + first_row * f.line() + first_column;
+  const int64_t line = f.line(), pitch = f.pitch;
+  Five sum{};
+  add_row(sum, at + line, pitch, column, p.fraction_x, max(1.0f - absolute(down - 1.0f), zero));
+  add_row(sum, at + 2 * line, pitch, column, p.fraction_x, max(1.0f - absolute(down - 2.0f), zero));
+  if (!all_up_to(row - 1, 1)) add_row(sum, at, pitch, column, p.fraction_x, max(1.0f - down, zero));
+  if (!all_up_to(row, 1)) add_row(sum, at + 3 * line, pitch, column, p.fraction_x, max(down - 2.0f, zero));
   return sum;
 }
 
 // --- the matrices -----------------------------------------------------------------------------------------------------
-// Outside the other frame the own curvature stands for both, and the other slope is zero.
-inline Five meet(const Fields& f, const Five& own, const Places& p) {
-  Five other = interpolate(f, p);
-  if (all_up_to(p.inside + 1, 0)) return other;
-  for (int c = 0; c < kChannels; ++c) other.at[c] = p.inside ? other.at[c] : c < kCurveY ? Vec{} : own.at[c];
-  return other;
-}
-
-inline Five matrices(const Fields& f, int64_t x, int64_t y, const float* weight) {
+static inline Five matrices(const Fields& f, int64_t x, int64_t y, const float* weight) {
   Five own;
-  for (int c = 0; c < kChannels; ++c) own.at[c] = load(f.own + y * f.line() + c * f.level.pitch + x);
-  const Vec u = load(f.flow.u + y * f.level.pitch + x), v = load(f.flow.v + y * f.level.pitch + x);
-  const Five other = meet(f, own, locate(f, x, y, u, v));
+  const float* const here = f.own + y * f.line() + x;
+  for (int c = 0; c < kChannels; ++c) own.at[c] = load(here + c * f.pitch);
+  const Vec u = load(f.flow.u + y * f.pitch + x), v = load(f.flow.v + y * f.pitch + x);
+  const Places places = locate(f, x, y, u, v);
+  Five other = interpolate(f, places);
+  if (!all_up_to(~places.inside, 0)) {
+    // Outside the other frame the own curvature stands for both, and the other slope is zero.
+    for (int c = 0; c < kChannels; ++c) other.at[c] = places.inside ? other.at[c] : c < kCurveY ? Vec{} : own.at[c];
+  }
   Vec yy = own.at[kCurveY] + other.at[kCurveY], xx = own.at[kCurveX] + other.at[kCurveX], xy = own.at[kTwist] + other.at[kTwist];
   Vec right_y = (own.at[kSlopeY] - other.at[kSlopeY]) + yy * v + xy * u;
   Vec right_x = (own.at[kSlopeX] - other.at[kSlopeX]) + xy * v + xx * u;

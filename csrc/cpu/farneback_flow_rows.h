@@ -41,15 +41,17 @@ inline float* take_bordered(Scratch& scratch, int64_t width, int64_t radius) {
 
 // Repeats the ends of a row for `radius` pixels, and behind them to the end of the last vector that is read.
 inline void replicate_border(float* row, int64_t width, int64_t radius) {
-  for (int64_t x = -radius; x < 0; ++x) row[x] = row[0];
+  const Vec first = splat(row[0]), last = splat(row[width - 1]);
+  for (int64_t x = farneback_pitch(radius); x > 0; x -= kLanes) store(row - x, first);
   const int64_t end = farneback_pitch(width) + radius + kLanes;
-  for (int64_t x = width; x < end; ++x) row[x] = row[width - 1];
+  for (int64_t x = width; x < end; x += kLanes) store(row + x, last);
 }
 
 inline int64_t clamp_row(int64_t y, int64_t height) { return y < 0 ? 0 : y >= height ? height - 1 : y; }
 
 // Mirrors without repeating the edge.
 inline int64_t reflect(int64_t i, int64_t size) {
+  if (i >= 0 && i < size) return i;
   if (size == 1) return 0;
   const int64_t period = 2 * (size - 1);
   const int64_t at = (i % period + period) % period;

@@ -57,13 +57,16 @@ inline void solve(const Five& sum, float regularizer, float* u, float* v) {
   store(v, (xx * y - xy * x) * inverse);
 }
 
+// The first step of a box: pieces of every row of sums.
 template <int64_t Side>
-inline void solve_box_row(const FiveRows& sums, const FiveRows& partial, const FarnebackLevel& level, const FarnebackWindow& w, float* u, float* v) {
+inline void cut_box(const FiveRows& sums, const FiveRows& partial, const FarnebackLevel& level, const FarnebackWindow& w) {
   const Pieces p = pieces_of(2 * w.radius + 1);
-  for (int c = 0; c < kChannels; ++c) {
-    replicate_border(sums(c), level.width, w.radius);
-    piece_sums<Side>(sums(c) - w.radius, p, level.pitch, partial(c));
-  }
+  for (int c = 0; c < kChannels; ++c) piece_sums<Side>(sums(c) - w.radius, p, level.pitch, partial(c));
+}
+
+template <int64_t Side>
+inline void solve_box(const FiveRows& sums, const FiveRows& partial, const FarnebackLevel& level, const FarnebackWindow& w, float* u, float* v) {
+  const Pieces p = pieces_of(2 * w.radius + 1);
   for (int64_t x = 0; x < level.pitch; x += kLanes) {
     Five sum;
     for (int c = 0; c < kChannels; ++c) sum.at[c] = window_sum<Side>(sums(c) - w.radius, partial(c), p, x);
@@ -71,8 +74,7 @@ inline void solve_box_row(const FiveRows& sums, const FiveRows& partial, const F
   }
 }
 
-inline void solve_weighted_row(const FiveRows& sums, const FarnebackLevel& level, const FarnebackWindow& w, float* u, float* v) {
-  for (int c = 0; c < kChannels; ++c) replicate_border(sums(c), level.width, w.radius);
+inline void solve_weighted(const FiveRows& sums, const FarnebackLevel& level, const FarnebackWindow& w, float* u, float* v) {
   for (int64_t x = 0; x < level.pitch; x += kLanes) {
     Five sum;
     for (int c = 0; c < kChannels; ++c) {

@@ -18,6 +18,15 @@ static inline Vec load(const float* p) { return vload(p); }
 static inline void store(float* p, Vec v) { vstore(p, v); }
 static inline Vec splat(float x) { return vsplat(x); }
 
+// Else a value used twice is loaded twice, as an operand in memory.
+static inline void keep_in_register(Vec& v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#endif
+}
+
 // approximate_rsqrt is good to 14 bits, reciprocal, with its Newton step, to 22.
 #if defined(__AVX512F__)
 

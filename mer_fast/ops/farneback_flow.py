@@ -81,7 +81,8 @@ def _check_parameters(given: dict[str, Any]) -> None:
     require_number(op, "poly_sigma", given["poly_sigma"], -1)
     sigma = given["poly_sigma"]
     fits = sigma == 0 or LEAST_SIGMA <= sigma <= MOST_SIGMA
-    require(fits, op, "poly_sigma", "must be at least {} (at most {:g}), or 0 for 0.3 poly_n, got {}", LEAST_SIGMA, MOST_SIGMA, sigma)
+    fault = "must be at least {} (at most {:g}), or 0 for 0.3 poly_n, got {}"
+    require(fits, op, "poly_sigma", fault, LEAST_SIGMA, MOST_SIGMA, sigma)
     require(isinstance(given["gaussian"], bool), op, "gaussian", "must be True or False, got {}", given["gaussian"])
 
 

@@ -102,7 +102,7 @@ def _border_weights(height: int, width: int, like: torch.Tensor) -> torch.Tensor
 
 def _displaced(channels: torch.Tensor, flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """channels (N, C, H, W) at x + flow (N, 2, H, W), bilinear; and where all four taps lie inside, (N, 1, H, W)."""
-    n, c, height, width = channels.shape
+    c, height, width = channels.shape[1:]
     x = flow[:, :1] + torch.arange(width, dtype=flow.dtype, device=flow.device)
     y = flow[:, 1:] + torch.arange(height, dtype=flow.dtype, device=flow.device)[:, None]
     x0, y0 = x.floor(), y.floor()
@@ -129,7 +129,7 @@ def _matrices(own: torch.Tensor, other: torch.Tensor, flow: torch.Tensor) -> tor
     xy = xy / 2
     right_y = (own[:, 0] - there[:, 0]) / 2 + yy * v + xy * u
     right_x = (own[:, 1] - there[:, 1]) / 2 + xy * v + xx * u
-    weight = _border_weights(*own.shape[-2:], own)
+    weight = _border_weights(own.shape[-2], own.shape[-1], own)
     yy, xx, xy, right_y, right_x = (weight * a for a in (yy, xx, xy, right_y, right_x))
     return torch.stack(
         [xx * xx + xy * xy, (xx + yy) * xy, yy * yy + xy * xy, xx * right_x + xy * right_y, xy * right_x + yy * right_y], 1

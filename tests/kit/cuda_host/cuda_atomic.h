@@ -26,6 +26,11 @@ T sum(T a, T b) {
   }
 }
 
+template <typename T>
+T difference(T a, T b) {
+  return sum<T>(a, sum<T>(~b, 1));
+}
+
 }  // namespace mer_fast::host
 
 // The value's type follows the address's, as with CUDA's overloads.
@@ -36,10 +41,11 @@ using MerFastValue = std::enable_if_t<true, T>;
   template <typename T>                                                                                \
   __attribute__((noinline)) T Name(T* address, MerFastValue<T> value) {                                \
     static_assert(Requirement, #Name " has no such type");                                             \
-    return mer_fast::host::atomic_change(address, __builtin_return_address(0), [=](T old) -> T { return result; }); \
+    const auto change = [=](T old) -> T { return result; };                                            \
+    return mer_fast::host::atomic_change(address, __builtin_return_address(0), change);                \
   }
 MER_FAST_ATOMIC(atomicAdd, std::is_arithmetic_v<T>, mer_fast::host::sum(old, value))
-MER_FAST_ATOMIC(atomicSub, std::is_integral_v<T>&& sizeof(T) == 4, mer_fast::host::sum<T>(old, mer_fast::host::sum<T>(~value, 1)))
+MER_FAST_ATOMIC(atomicSub, std::is_integral_v<T>&& sizeof(T) == 4, mer_fast::host::difference(old, value))
 MER_FAST_ATOMIC(atomicExch, std::is_arithmetic_v<T>, (static_cast<void>(old), value))
 MER_FAST_ATOMIC(atomicMin, std::is_integral_v<T>, value < old ? value : old)
 MER_FAST_ATOMIC(atomicMax, std::is_integral_v<T>, old < value ? value : old)

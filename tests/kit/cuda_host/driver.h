@@ -86,8 +86,7 @@ class Buffer {
 template <auto kKernel, typename... Arguments>
 void launch(const host::LaunchShape& shape, Arguments... arguments) {
   const auto body = [=] { kKernel(arguments...); };
-  using Body = decltype(body);
-  const auto call = [](const void* all) { (*static_cast<const Body*>(all))(); };
+  const auto call = [](const void* all) { (*static_cast<decltype(&body)>(all))(); };
   host::run_grid(__PRETTY_FUNCTION__, shape, call, &body, sizeof(body));
 }
 

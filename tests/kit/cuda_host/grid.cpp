@@ -37,7 +37,7 @@ std::string kernel_in(const std::string& signature) {
   const std::string mark = "kKernel = ";
   const size_t begin = signature.find(mark) + mark.size();
   std::string name = signature.substr(begin, signature.find_first_of(";]", begin) - begin);
-  for (const std::string outer : {"{anonymous}::", "mer_fast::"}) {
+  for (const std::string outer : {"{anonymous}::", "mer_fast::", "&"}) {
     for (size_t at; (at = name.find(outer)) != std::string::npos;) name.erase(at, outer.size());
   }
   return name;
@@ -53,7 +53,8 @@ void check_shape(const LaunchShape& shape) {
   if (shape.grid.y > 65535 || shape.grid.z > 65535) refuse("a grid has at most 65535 blocks along y and z");
   if (blocks < 1 || blocks > 0x7FFFFFFF) refuse("a grid has 1 to 2^31 - 1 blocks here, not " + std::to_string(blocks));
   if (shape.shared > kSharedLimit) {
-    refuse("a block has at most " + std::to_string(kSharedLimit) + " bytes of shared memory, not " + std::to_string(shape.shared));
+    refuse(
+        "a block has at most " + std::to_string(kSharedLimit) + " bytes of shared memory, not " + std::to_string(shape.shared));
   }
   if (shape.cluster < 1 || shape.cluster > 16) refuse("a cluster has 1 to 16 blocks, not " + std::to_string(shape.cluster));
   if (shape.grid.x % shape.cluster != 0) refuse("the grid along x is no multiple of the cluster");
@@ -147,7 +148,7 @@ std::string launches_text() {
   return "launches " + std::to_string(launches) + " blocks " + std::to_string(blocks_launched);
 }
 
-void run_grid(const char* signature, const LaunchShape& shape, void (*body)(const void*), const void* parameters, size_t bytes) {
+void run_grid(const char* signature, const LaunchShape& shape, Body body, const void* parameters, size_t bytes) {
   kernel = kernel_in(signature);
   check_shape(shape);
   const unsigned blocks = shape.grid.x * shape.grid.y * shape.grid.z, clusters = blocks / shape.cluster;

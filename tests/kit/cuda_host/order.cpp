@@ -42,7 +42,8 @@ unsigned interval_for(Block& block, unsigned arrivals) {
   unsigned& number = block.intervals[arrivals & 1u];
   const Interval wanted{block.serial, cluster.serial, block.barriers, arrivals};
   const Interval& has = intervals[number];
-  if (number < first_cluster_interval || has.block != wanted.block || has.barriers != wanted.barriers || has.arrivals != arrivals) {
+  const bool same = has.block == wanted.block && has.barriers == wanted.barriers && has.arrivals == arrivals;
+  if (number < first_cluster_interval || !same) {
     number = static_cast<unsigned>(intervals.size());
     intervals.push_back(wanted);
   }
@@ -56,7 +57,9 @@ void restamp(Thread& thread) {
 
 bool same_warp(Stamp stamp, const Thread& me) { return thread_of(stamp) / 32 == me.index / 32; }
 
-bool knows_lane(const Thread& me, int lane, unsigned clock) { return lane == me.lane() || clock < me.warp->seen[me.lane()][lane]; }
+bool knows_lane(const Thread& me, int lane, unsigned clock) {
+  return lane == me.lane() || clock < me.warp->seen[me.lane()][lane];
+}
 
 // By barriers of whole blocks or clusters, whatever the thread.
 bool interval_is_before(const Interval& then, const Thread& me) {
@@ -137,7 +140,8 @@ bool is_before(Stamp stamp, const Thread& me) {
   const unsigned number = interval_of(stamp);
   if (number < first_interval) return true;
   const Interval& then = intervals[number];
-  if (then.block == me.block->serial && same_warp(stamp, me) && knows_lane(me, thread_of(stamp) % 32, clock_of(stamp))) return true;
+  const bool near = then.block == me.block->serial && same_warp(stamp, me);
+  if (near && knows_lane(me, thread_of(stamp) % 32, clock_of(stamp))) return true;
   return interval_is_before(then, me) || is_known_by_atomics(stamp, then, me);
 }
 

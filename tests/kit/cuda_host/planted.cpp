@@ -91,6 +91,16 @@ __device__ void reading_an_atomic(Arrays arrays) {
 }
 
 template <bool kMended>
+__device__ void initialising_an_atomic(Arrays arrays) {
+  __shared__ int sum;
+  if (threadIdx.x == 0) sum = 0;
+  if (kMended) __syncthreads();
+  atomicAdd(&sum, 1);
+  __syncthreads();
+  arrays.out[here()] = sum;
+}
+
+template <bool kMended>
 __device__ void bytes(Arrays arrays) {  // neighbours in one word are no race, two threads on one byte are
   if (blockIdx.x == 0) arrays.bytes[kMended ? threadIdx.x : threadIdx.x / 2] = 1;
 }
@@ -221,6 +231,12 @@ __device__ void unwritten_output(Arrays arrays) {
 }
 
 template <bool kMended>
+__device__ void order_of_threads(Arrays arrays) {  // who comes first is nobody's mistake, but the result's
+  const int ticket = atomicAdd(arrays.finished, 1u);
+  if (blockIdx.x == 0) arrays.one[threadIdx.x] = kMended ? 1 : ticket;
+}
+
+template <bool kMended>
 __device__ void unknown_address(Arrays arrays) {
   (kMended ? arrays.out + here() : arrays.unknown)[0] = 1;
 }
@@ -271,18 +287,20 @@ struct Case {
 #define CASE(name) {#name, name<false>, name<true>}
 const Case kCases[] = {
     CASE(syncthreads), CASE(syncthreads_after_reading), CASE(syncwarp), CASE(shuffle_as_barrier), CASE(part_of_a_warp),
-    CASE(reading_an_atomic), CASE(bytes), CASE(blocks), CASE(blocks_reading), CASE(last_block), CASE(cluster),
-    CASE(cluster_start), CASE(cluster_end), CASE(cluster_halves), CASE(cluster_barrier), CASE(global_bounds),
-    CASE(global_bounds_below), CASE(dynamic_bounds), CASE(static_bounds), CASE(static_bounds_by_pointer), CASE(uninitialised_shared),
-    CASE(uninitialised_global), CASE(unwritten_output), CASE(unknown_address), CASE(divergent_barrier), CASE(two_barriers),
-    CASE(exited_lane), CASE(lane_outside_mask), CASE(divergent_shuffle)};
+    CASE(reading_an_atomic), CASE(initialising_an_atomic), CASE(bytes),
+    CASE(blocks), CASE(blocks_reading), CASE(last_block), CASE(order_of_threads),
+    CASE(cluster), CASE(cluster_start), CASE(cluster_end), CASE(cluster_halves), CASE(cluster_barrier),
+    CASE(global_bounds), CASE(global_bounds_below), CASE(dynamic_bounds), CASE(static_bounds), CASE(static_bounds_by_pointer),
+    CASE(uninitialised_shared), CASE(uninitialised_global), CASE(unwritten_output), CASE(unknown_address),
+    CASE(divergent_barrier), CASE(two_barriers), CASE(exited_lane), CASE(lane_outside_mask), CASE(divergent_shuffle),
+};
 
 __global__ void planted(Kernel kernel, Arrays arrays) { kernel(arrays); }
 
 }  // namespace
 
 int main(int count, char** words) {
-  Program program(count, words, "planted CASE MENDED BLOCKS CLUSTER");
+  Program program(count, words, "planted CASE MENDED BLOCKS CLUSTER WRITE");
   const Index blocks = program.integer("BLOCKS");
   Buffer<int> out("out", blocks * kThreads), one("one", kThreads);
   Buffer<unsigned char> bytes("bytes", kThreads);
@@ -293,7 +311,7 @@ int main(int count, char** words) {
     if (program.text("CASE") != one_case.name) continue;
     const Kernel kernel = program.integer("MENDED") ? one_case.mended : one_case.planted;
     launch<planted>({blocks, kThreads, kThreads * sizeof(int), program.integer("CLUSTER")}, kernel, arrays);
-    if (program.text("CASE") == "unwritten_output") one.write();
+    if (program.integer("WRITE")) one.write();
     return 0;
   }
   fail("planted: no such case");

@@ -30,7 +30,8 @@ std::string text_of(const Site& site) {
 
 void broken(Site site, const char* reason) {
   watched = nullptr;
-  end_program("kernel " + kernel_name() + ": " + name_of(*current->block, current->index) + " at " + text_of(site) + ": " + reason);
+  const std::string who = name_of(*current->block, current->index);
+  end_program("kernel " + kernel_name() + ": " + who + " at " + text_of(site) + ": " + reason);
 }
 
 void end_program(const std::string& reason) {

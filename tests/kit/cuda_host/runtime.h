@@ -25,14 +25,14 @@ struct Thread {
   int index = 0;  // in its block
   dim3 id;
   Wait wait = Wait::nothing;
-  Site site = {};           // what it waits at
-  Bits exchanged = 0;       // what its last vote or shuffle gave
-  bool between = false;     // has arrived at a cluster barrier and not waited yet
-  unsigned arrivals = 0;    // at cluster barriers
-  unsigned acquired = 0;    // cluster barriers behind it, its own or through others of its block
-  bool fenced = false;
+  Site site = {};         // what it waits at
+  Bits exchanged = 0;     // what its last vote or shuffle gave
+  bool between = false;   // has arrived at a cluster barrier and not waited yet
+  unsigned arrivals = 0;  // at cluster barriers
+  unsigned acquired = 0;  // cluster barriers behind it, its own or through others of its block
+  bool fenced = false;    // has called __threadfence
   Stamp stamp = 0;
-  unsigned passed = 0;  // intervals below this one, of its cluster, are behind a barrier
+  unsigned passed = 0;    // the tracker's: intervals below this one, of its cluster, are behind a barrier
   int lane() const { return index % 32; }
 };
 
@@ -43,12 +43,12 @@ struct Gathering {
 };
 
 struct Warp {
-  unsigned exists = 0, left = 0;    // lanes that the block gave it, lanes whose threads have ended
-  Gathering gatherings[32];         // under way: the first `open`
+  unsigned exists = 0, left = 0;  // lanes that the block gave it, lanes whose threads have ended
+  Gathering gatherings[32];       // under way: the first `open`
   int open = 0;
   Bits values[32];
   int sources[32];
-  unsigned seen[32][32];            // the tracker's: up to which of lane b's __syncwarps lane a knows b's doings
+  unsigned seen[32][32];          // the tracker's: up to which of lane b's __syncwarps lane a knows what b did
 };
 
 struct Block {
@@ -65,9 +65,10 @@ struct Block {
   size_t dynamic_bytes = 0;
   unsigned char* statics = nullptr;  // the static shared memory while another block's is in its place
   unsigned serial = 0;         // its number in the grid
+  // the tracker's
   unsigned barriers = 0;       // behind it
-  unsigned intervals[2] = {};  // the tracker's
-  bool touched = false;        // its shared memory by other blocks, the last time in threads of so many arrivals
+  unsigned intervals[2] = {};  // before and after an arrival at a cluster barrier
+  bool touched = false;        // its shared memory, by another block: the last time by a thread with so many arrivals
   unsigned touched_until = 0;
 };
 
@@ -100,8 +101,9 @@ struct LaunchShape {
       : grid(grid), block(block), shared(static_cast<size_t>(shared)), cluster(static_cast<unsigned>(cluster)) {}
 };
 
-// Runs `body(parameters)` as every thread of the grid. `signature` has the kernel's name, "... [with auto kKernel = NAME; ...".
-void run_grid(const char* signature, const LaunchShape& shape, void (*body)(const void*), const void* parameters, size_t bytes);
+// Runs `body(parameters)` as every thread of the grid. The kernel's name is in `signature`, after "kKernel = ".
+using Body = void (*)(const void* parameters);
+void run_grid(const char* signature, const LaunchShape& shape, Body body, const void* parameters, size_t bytes);
 void set_order(const std::string& word);  // "forward", "backward" or a seed
 bool poison_with_ones();                  // what is uninitialised: NaN, or 0 when the order is backward
 std::string launches_text();
@@ -125,7 +127,9 @@ struct InRuntime {
 struct Span {
   unsigned char* begin = nullptr;
   size_t bytes = 0;
-  bool holds(const void* address) const { return static_cast<size_t>(static_cast<const unsigned char*>(address) - begin) < bytes; }
+  bool holds(const void* address) const {
+    return static_cast<size_t>(static_cast<const unsigned char*>(address) - begin) < bytes;
+  }
 };
 const Span& static_shared();
 

@@ -11,7 +11,7 @@ namespace {
 
 Fiber program;  // run_cluster's caller
 Order* turns = nullptr;
-void (*kernel_body)(const void*) = nullptr;
+Body kernel_body = nullptr;
 const void* kernel_parameters = nullptr;
 Block* in_place = nullptr;  // whose static shared memory is where the compiler put it
 
@@ -173,7 +173,7 @@ void make_ready(Block& block, const Order& order) {
   for (int k = 0; k < block.count; ++k) push(block.threads[order.kind == Order::backward ? block.count - 1 - k : k]);
 }
 
-void run_cluster(Order& order, void (*body)(const void*), const void* parameters) {
+void run_cluster(Order& order, Body body, const void* parameters) {
   turns = &order;
   kernel_body = body;
   kernel_parameters = parameters;

@@ -8,6 +8,6 @@ namespace mer_fast::host {
 void thread_main();  // a fiber's entry: runs the body once for each block that gives it a thread
 void make_ready(Block& block, const Order& order);
 // Until every thread of the cluster has ended.
-void run_cluster(Order& order, void (*body)(const void*), const void* parameters);
+void run_cluster(Order& order, Body body, const void* parameters);
 
 }  // namespace mer_fast::host

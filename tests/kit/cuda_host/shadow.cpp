@@ -196,7 +196,9 @@ std::string memory_text(const void* address) {
   }
   const Region* nearest = nullptr;
   for (const Region& region : regions) {
-    const auto gap = [&](const Region& r) { return at < r.begin ? r.begin - at : std::max<ptrdiff_t>(0, at - (r.begin + r.bytes)); };
+    const auto gap = [&](const Region& r) {
+      return at < r.begin ? r.begin - at : std::max<ptrdiff_t>(0, at - (r.begin + r.bytes));
+    };
     if (nearest == nullptr || gap(region) < gap(*nearest)) nearest = &region;
   }
   if (nearest == nullptr || at < arena || at >= arena + kArena) return "an address of no buffer";

@@ -26,11 +26,12 @@ void note_read(Cell& cell, const Thread& me, unsigned code) {
 
 template <Access kAccess>
 void note_write(Cell& cell, const Thread& me, unsigned code) {
+  const bool hides_plain = cell.write == me.stamp && !cell.atomic;  // others' atomics have to come after that one too
+  cell.atomic = kAccess == Access::atomic && !hides_plain;
   cell.write = me.stamp;
   cell.write_code = code;
   cell.read = 0;
   cell.readers = Readers::one;
-  cell.atomic = kAccess == Access::atomic;
 }
 
 template <Access kAccess>
@@ -79,7 +80,7 @@ template <Access kAccess>
 bool is_quick(Cell& cell, const Thread& me, unsigned code) {
   if (cell.bytes != 0xF || cell.split) return false;
   if (kAccess == Access::read && cell.read == me.stamp) return true;
-  if (kAccess == Access::write && cell.write == me.stamp && cell.read == 0) return true;
+  if (kAccess == Access::write && cell.write == me.stamp && cell.read == 0 && !cell.atomic) return true;
   const Block& mine = *me.block;
   const bool shared = cell.memory == Memory::shared;
   if (shared && cell.rank != mine.rank) return false;

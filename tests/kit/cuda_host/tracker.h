@@ -58,7 +58,7 @@ void add_reader(Cell& cell, const Thread& me);
 void order_by_atomic(const void* address, Thread& me);
 
 // --- shadow.cpp: memory that may be touched, and its cells ------------------------------------------------------------
-constexpr size_t kArena = size_t{1} << 30;
+constexpr size_t kArena = size_t{1} << 28;
 extern unsigned char* arena;  // all buffers and dynamic shared memory
 extern Cell* arena_cells;
 Cell* static_cell(const void* address);  // null outside static shared memory
