@@ -30,6 +30,7 @@ class Case:
         bytes_moved: bytes that any implementation must read and write once.
         flops: floating-point operations of the formula, or None where the data decides how many there are.
         pairs: pairs of frames in a call, for an op on pairs.
+        instructions: float32 instructions of a call on a GPU by the counts that its kernel states, where it states any.
         agreement: how near the results are to each other and to the truth, where no test can demand equality. Raises
             `rivals.MissingRival`.
         group: a table of further shapes, of which the README shows the mean and the lowest alone.
@@ -43,6 +44,7 @@ class Case:
     bytes_moved: int
     flops: int | None = None
     pairs: int | None = None
+    instructions: float | None = None
     agreement: Callable[[], dict[str, Any]] | None = None
     group: str | None = None
 
