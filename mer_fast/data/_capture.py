@@ -117,7 +117,6 @@ def image_files(folder: Path) -> list[Path]:
     files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file()]
     if not files:
         raise VideoError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}): give the folder of the clip's frames")
-<<<<<<< HEAD
     return sorted(files, key=lambda path: natural_order(path.name))
 
 
@@ -125,12 +124,3 @@ def natural_order(name: str) -> tuple[list[tuple[int, int | str]], str]:
     """A sort key for file names: numbers in them count as numbers."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name.lower())
     return [(0, int(part)) if part[0] in "0123456789" else (1, part) for part in parts], name
-=======
-    return sorted(files, key=natural_order)
-
-
-def natural_order(path: Path) -> tuple[list[tuple[int, int | str]], str]:
-    """Sorts file names as people read them: 2.png before 10.png."""
-    parts = re.findall(r"[0-9]+|[^0-9]+", path.name.lower())
-    return [(0, int(part)) if part[0] in "0123456789" else (1, part) for part in parts], path.name
->>>>>>> flowcli

@@ -263,4 +263,4 @@ def _manifest(told: dict[str, Any], done: Sequence[Record], failures: Sequence[F
 
 
 def _place(record: Record) -> list[Any]:
-    return [natural_order(Path(part)) for part in record.clip.split("/")]
+    return [natural_order(part) for part in record.clip.split("/")]

@@ -97,7 +97,8 @@ def _numbered(clip: Clip, entry: Entry) -> Clip:
 def _walk(folder: Path, name: str, own: str, output: str, above: tuple[str, ...]) -> Iterator[Clip | Failure]:
     """`name` is the folder's in the output, `own` what the clip is called whose images the outermost folder holds itself."""
     try:
-        children = sorted((child for child in folder.iterdir() if not child.name.startswith(".")), key=natural_order)
+        shown = (child for child in folder.iterdir() if not child.name.startswith("."))
+        children = sorted(shown, key=lambda child: natural_order(child.name))
     except OSError as error:
         yield Failure(name or own, reason_of(error))
         return
