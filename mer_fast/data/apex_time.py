@@ -45,3 +45,13 @@ def apex_time_sequence(flow: torch.Tensor, apex: int) -> torch.Tensor:
     begin, end = max(0, first), min(ROWS, first + len(rows))
     out[begin:end] = rows[begin - first : end - first]
     return out
+
+
+def mirrored(sequences: torch.Tensor) -> torch.Tensor:
+    """The features (N, 64, 128) of the same clips left to right: columns of the grid reversed, u with the other sign."""
+    cells = sequences.unflatten(-1, (GRID, GRID, 2)).flip(-2)
+    angle, magnitude = cells.unbind(-1)
+    turned = torch.where(angle > 0, torch.pi - angle, -torch.pi - angle)
+    # Where nothing moves there is no angle: it is 0 on either side.
+    turned = torch.where(magnitude > 0, torch.where(angle == 0, torch.pi, turned), angle)
+    return torch.stack([turned, magnitude], -1).flatten(-3)

@@ -58,7 +58,7 @@ def apex_and_sequence(entry: Entry) -> tuple[torch.Tensor, torch.Tensor]:
     return _kept(entry.apex).unsqueeze(0) / 255, apex_time_sequence(_kept(entry.flow), entry.apex_index)
 
 
-# Sizes and lengths as published; ATNet's flow, of which the paper does not tell, is TV-L1 on the frames that the apex stream sees.
+# Sizes and lengths as published. ATNet's paper does not tell which flow: here TV-L1, on frames as the apex stream sees them.
 NETWORK_INPUTS = {
     "ststnet": NetworkInput(Preprocessing(size=(128, 128)), flow_and_strain),
     "strcn-g": NetworkInput(Preprocessing(size=(300, 245), keep=("flow",)), flow),

@@ -1,4 +1,7 @@
-"""Random changes of a batch that leave its classes as they are. Every clip is changed by a draw of its own, all frames alike."""
+"""Random changes of a batch that leave its classes as they are. Every clip is changed by a draw of its own, all frames alike.
+
+Inputs of pixels have four dimensions or more, (N, ..., H, W); one of three is ATNet's feature (`data.apex_time_sequence`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from ..data.apex_time import mirrored
 from ..data.temporal import drop_frames
 from .batches import Inputs
 
@@ -18,9 +22,9 @@ LEVELS = 10 / 255
 
 
 def mirror(inputs: Inputs, generator: torch.Generator) -> Inputs:
-    """Half of the clips left to right: all inputs of gray pixels, (N, ..., H, W)."""
+    """Half of the clips left to right: inputs of gray pixels, and ATNet's feature with them."""
     flipped = torch.rand(len(inputs[0]), generator=generator) < 0.5
-    return tuple(_where(flipped, x.flip(-1), x) for x in inputs)
+    return tuple(_where(flipped, x.flip(-1) if _has_pixels(x) else mirrored(x), x) for x in inputs)
 
 
 def mirror_flow(inputs: Inputs, generator: torch.Generator) -> Inputs:
@@ -33,11 +37,14 @@ def mirror_flow(inputs: Inputs, generator: torch.Generator) -> Inputs:
 
 
 def rotate(inputs: Inputs, generator: torch.Generator) -> Inputs:
-    """Turned about the middle by up to 5 degrees either way: all inputs of pixels, (N, ..., H, W), borders repeated."""
+    """Turned about the middle by up to 5 degrees either way: inputs of pixels, borders repeated."""
     count = len(inputs[0])
     angle = (2 * torch.rand(count, generator=generator) - 1) * math.radians(DEGREES)
     turned = []
     for x in inputs:
+        if not _has_pixels(x):
+            turned.append(x)
+            continue
         height, width = x.shape[-2:]
         images = x.reshape(count, -1, height, width).float()
         cos, sin, zero = angle.cos(), angle.sin(), torch.zeros(count)
@@ -50,10 +57,13 @@ def rotate(inputs: Inputs, generator: torch.Generator) -> Inputs:
 
 
 def intensity(inputs: Inputs, generator: torch.Generator) -> Inputs:
-    """Lighter or darker by up to 10 of 255 gray levels: all inputs, uint8 or of a range of 1."""
+    """Lighter or darker by up to 10 of 255 gray levels: inputs of pixels, uint8 or of a range of 1."""
     shift = (2 * torch.rand(len(inputs[0]), generator=generator) - 1) * LEVELS
     lit = []
     for x in inputs:
+        if not _has_pixels(x):
+            lit.append(x)
+            continue
         by = shift.view(-1, *[1] * (x.dim() - 1))
         lit.append(_as(x.float() + 255 * by, x.dtype) if x.dtype == torch.uint8 else x + by.to(x.dtype))
     return tuple(lit)
@@ -80,6 +90,10 @@ def augment(inputs: Inputs, names: tuple[str, ...] | Augmentation, generator: to
     for name in names:
         inputs = AUGMENTATIONS[name](inputs, generator)
     return inputs
+
+
+def _has_pixels(x: torch.Tensor) -> bool:
+    return x.dim() >= 4
 
 
 def _where(chosen: torch.Tensor, changed: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
