@@ -45,7 +45,7 @@ def sequential(
         finished(run_fold(task, fold, lambda stage, name=fold.name: tell(f"fold {name}: {stage}")))  # type: ignore[misc]
 
 
-ENGINES: dict[str, Engine] = {"sequential": sequential, "batched": batched, "processes": processes}
+ENGINES: dict[str, Engine] = {"sequential": sequential, "processes": processes, "batched": batched}
 
 
 def engine(name: str) -> Engine:
