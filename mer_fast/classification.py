@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
 from mer_fast import ops
+from mer_fast.data.apex_time import GRID
 from mer_fast.data.box import Box
 from mer_fast.data.cache import Entry, make_entries
 from mer_fast.data.faces import crop
@@ -127,7 +129,8 @@ def relevance(
     Gradient times change of what preprocessing made, at 16 points of a straight way, averaged. For networks on flow (STSTNet,
     STRCN-G) these are the planes of flow and strain, which begin at zero; for networks on pixels (STRCN-A, MicroExpSTCNN,
     MicroExpFuseNet) the gray frames, which begin as the onset frame; for ATNet both the apex frame and the flow from frame to
-    frame, whose directions are there from the first point on, as no motion has none. Planes and frames are added up.
+    frame in the cells of its grid, whose directions are there from the first point on, as no motion has none. Planes and frames
+    are added up.
 
     The score is the class's logit less the mean of all logits, since what all have in common changes no probability. The
     places sum to the score of the clip less that of the still face, but for the error of 16 points.
@@ -146,6 +149,10 @@ def relevance(
     Source: Sundararajan, Taly, Yan, "Axiomatic attribution for deep networks", ICML 2017, arXiv 1703.01365.
     """
     parts = {name: getattr(entry, name).float() for name in _PARTS if getattr(entry, name) is not None}
+    if entry.flow is not None and entry.flow.dim() == 4:
+        # ATNet reads the mean of each cell. Of pixels one by one its angles would show large parts that cancel in a cell.
+        cells = F.adaptive_avg_pool2d(parts["flow"], GRID)
+        parts["flow"] = F.interpolate(cells, parts["flow"].shape[-2:], mode="nearest")
     still = {name: onset.float().expand_as(part) if name in ("clip", "apex") else 0 * part for name, part in parts.items()}
     ways = {name: part - still[name] for name, part in parts.items()}
     # Networks take bytes as 0..255 and floats as 0..1, but for what `Normalised` brings about zero: it has met bytes in training.
@@ -163,7 +170,7 @@ def relevance(
             if gradient is not None:  # a part that was kept and is not read
                 # An angle has no gradient where nothing moves, and nothing is added there.
                 added = torch.where(way == 0, 0.0, gradient * way)
-                total += added.sum(tuple(range(added.dim() - 2))) / _STEPS
+                total += added.reshape(-1, *total.shape).sum(0) / _STEPS
         progress(step + 1, _STEPS)
     return total
 

@@ -82,5 +82,6 @@ def load_network(path: str | os.PathLike[str]) -> SavedNetwork:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise MerFastError(f"{path}: its weights do not fit {header['network']} with {header['options']}: {error}") from error
+        first = (str(error).splitlines()[1:] or [str(error)])[0].strip()  # of a line for each weight, below a title
+        raise MerFastError(f"{path}: its weights do not fit {header['network']} with {header['options']}: {first}") from error
     return SavedNetwork(model.eval(), header["network"], tuple(header["classes"]), header["options"], header["input"])
