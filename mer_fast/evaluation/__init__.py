@@ -7,6 +7,7 @@ from .folds import FoldResult, Task, result_of, run_fold
 from .metrics import SubjectRow, accuracy, confusion_matrix, uar, uf1
 from .protocols import CompositeDatabase, CrossDatabase, EvaluationProtocol, Fold, KFold, LeaveOneSubjectOut, Split
 from .report import Figures, Report
+from .under_way import Evaluation, finish, prepared
 
 __all__ = [
     "ENGINES",
@@ -14,6 +15,7 @@ __all__ = [
     "CrossDatabase",
     "Dataset",
     "Engine",
+    "Evaluation",
     "EvaluationProtocol",
     "Figures",
     "Fold",
@@ -29,7 +31,9 @@ __all__ = [
     "accuracy",
     "confusion_matrix",
     "cross_validate",
+    "finish",
     "leave_one_subject_out",
+    "prepared",
     "result_of",
     "run_fold",
     "uar",
