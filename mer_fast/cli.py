@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mer_fast import cli_data, console
+from mer_fast import cli_data, cli_training, console
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,7 @@ app = typer.Typer(
     help="Facial micro-expression recognition made fast: flow, strain, temporal interpolation.",
 )  # fmt: skip
 app.add_typer(cli_data.app, name="data")
+cli_training.add_to(app)
 
 
 class ApexMethod(str, Enum):

@@ -49,7 +49,9 @@ def checked_data(given: Any) -> tuple[Mapping[str, Any], ...]:
             raise MerFastError(f"data must hold settings by name, one of them {', '.join(KINDS)}, got {source!r}")
         kinds = [kind for kind in KINDS if kind in source]
         if len(kinds) != 1:
-            raise MerFastError(f"data must have one of {', '.join(KINDS)}, got {' and '.join(kinds) or ', '.join(source) or 'none'}")
+            raise MerFastError(
+                f"data must have one of {', '.join(KINDS)}, got {' and '.join(kinds) or ', '.join(source) or 'none'}"
+            )
         known = (kinds[0], *KINDS[kinds[0]])
         unknown = [name for name in source if name not in known]
         if unknown:
@@ -70,9 +72,7 @@ def _check_values(source: Mapping[str, Any]) -> None:
             raise MerFastError(f"data.{name} has a value of a wrong kind: {value!r}")
 
 
-def read_data(
-    sources: Sequence[Mapping[str, Any]], network_input: NetworkInput, cache: Path, progress: Progress
-) -> Data:
+def read_data(sources: Sequence[Mapping[str, Any]], network_input: NetworkInput, cache: Path, progress: Progress) -> Data:
     """Reads the clips, and preprocesses those that the cache does not have.
 
     Raises:

@@ -44,9 +44,7 @@ def ray_tasks(
     run_jobs([Job(task, folds, finished)], workers=workers, tell=tell)
 
 
-def run_jobs(
-    jobs: Sequence[Job], *, workers: int | None = None, tell: Callable[[str], None] = lambda stage: None
-) -> None:
+def run_jobs(jobs: Sequence[Job], *, workers: int | None = None, tell: Callable[[str], None] = lambda stage: None) -> None:
     """Runs the folds of several evaluations as one pool of Ray tasks, each on `task.threads` cores, and on a GPU of its own where
     its network is on one.
 
