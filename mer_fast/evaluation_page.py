@@ -80,11 +80,11 @@ figure of a few clips means little.</p>
 <p>{{ missed | length }} of {{ s.clips }} clips
 {%- if s.seeds | length > 1 %} with one seed at least, those that most seeds get wrong first{% endif %}
 {%- if shown | length and shown | length < missed | length %}; pictures of the first {{ shown | length }}{% endif %}.</p>
-{%- for clip in missed %}
+{%- for clip in missed %}{% set taken = clip.taken_for | join(" or ") %}
 {%- if clip.picture %}
 <figure>
 <figcaption><b>{{ clip.name or "clip %d" % clip.clip }}</b>
-{%- if not clip.name.startswith(clip.subject) %} of {{ clip.subject }}{% endif %}: {{ clip.is }}, taken for {{ clip.taken_for | join(" or ") }}
+{%- if not clip.name.startswith(clip.subject) %} of {{ clip.subject }}{% endif %}: {{ clip.is }}, taken for {{ taken }}
 {%- if clip.seeds > 1 %} by {{ clip.wrong }} of {{ clip.seeds }} seeds{% endif %}</figcaption>
 <img src="{{ clip.picture }}" alt="Onset, apex and the motion between them">
 </figure>
@@ -93,8 +93,8 @@ figure of a few clips means little.</p>
 {%- if shown | length < missed | length %}
 <table>
 <thead><tr><th>clip</th><th>subject</th><th>is</th><th>taken for</th></tr></thead>
-{%- for clip in missed if not clip.picture %}
-<tr><td>{{ clip.clip }}</td><td>{{ clip.subject }}</td><td>{{ clip.is }}</td><td>{{ clip.taken_for | join(" or ") }}</td></tr>
+{%- for clip in missed if not clip.picture %}{% set taken = clip.taken_for | join(" or ") %}
+<tr><td>{{ clip.name or clip.clip }}</td><td>{{ clip.subject }}</td><td>{{ clip.is }}</td><td>{{ taken }}</td></tr>
 {%- endfor %}
 </table>
 {%- endif %}

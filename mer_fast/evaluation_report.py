@@ -81,11 +81,12 @@ def write_report(
         confusion = torch.stack([report.confusion for report in reports.values()]).sum(0)
         draw.save_figure(draw.confusion_figure(confusion.numpy(), classes), place / CONFUSION)
         shown = missed[:MOST_PICTURES] if len(clips) else []
+        for entry in missed if len(clips) else ():
+            entry["name"] = _name(clips[entry["clip"]])
         (place / MISSED).mkdir()
         for done, entry in enumerate(shown):
             progress("pictures", done, len(shown))
             entry["picture"] = f"{MISSED}/clip-{entry['clip']}.png"
-            entry["name"] = _name(clips[entry["clip"]])
             _picture(clips[entry["clip"]], face, place / entry["picture"])
         (place / SUMMARY).write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         (place / PAGE).write_text(render_page(summary, missed, shown), encoding="utf-8")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .data import Cache, CachedClips, NetworkInput, SyntheticSet, read_clips, read_composite, recognised
+from . import data
+from .data import Cache, CachedClips, NetworkInput, read_clips, read_composite, recognised
 from .errors import MerFastError
 
 Progress = Callable[[str, int, int | None], None]
@@ -96,8 +97,9 @@ def read_data(sources: Sequence[Mapping[str, Any]], network_input: NetworkInput,
 def _read(source: Mapping[str, Any], progress: Progress) -> Any:
     others = {name: value for name, value in source.items() if name in ("labels", "frames", "clips_csv")}
     if "synthetic" in source:
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in (source["synthetic"] or {}).items()}
         try:
-            return SyntheticSet(**{k: tuple(v) if isinstance(v, list) else v for k, v in (source["synthetic"] or {}).items()})
+            return data.SyntheticSet(**given)
         except TypeError as error:
             raise MerFastError(f"data.synthetic: {error}") from error
     if "composite" in source:

@@ -101,8 +101,8 @@ def train_plan(plan: Plan, *, resume: bool = True, progress: Progress) -> Traine
     settings = _described(plan, experiment, data) | {"seed": experiment.seed, "threads": torch.get_num_threads()}
     _begin(plan, "train", settings, resume)
     roster = Roster.of(data.dataset)
-    everything = tuple(range(len(data.clips)))
-    train, test = everything, ()
+    train: tuple[int, ...] = tuple(range(len(data.clips)))
+    test: tuple[int, ...] = ()
     if _protocol_name(experiment) in ("split", "cross-database"):
         fold = checked_folds(experiment.make_protocol(), roster)[0]
         train, test = fold.train, fold.test
@@ -147,7 +147,7 @@ def _described(plan: Plan, experiment: Experiment, data: Data) -> dict[str, Any]
     # The other engines agree to the last bit.
     how = "batched" if experiment.folds == "batched" else "fold by fold"
     described = {**plan.described(), "classes": list(data.classes), "engine": how, "threads": experiment.threads}
-    described |= {f"version of {name}": version for name, version in versions().items()}
+    described |= {f"version of {name}": versions()[name] for name in ("mer_fast", "torch")}
     plain: dict[str, Any] = json.loads(json.dumps({**described, "content of the clips": data.dataset.fingerprint}, default=str))
     return plain
 
@@ -233,11 +233,9 @@ def _protocol_name(experiment: Experiment) -> str:
 
 
 def _check_together(plans: Sequence[Plan]) -> None:
-    for name, values in {
-        "engine": {plan.experiment.folds for plan in plans}, "workers": {plan.experiment.workers for plan in plans},
-    }.items():  # fmt: skip
-        if len(values) > 1:
-            raise MerFastError(f"{name}: files that are evaluated together must have one, got {', '.join(map(str, values))}")
+    engines = sorted({plan.experiment.folds for plan in plans})
+    if len(engines) > 1 or len({plan.experiment.workers for plan in plans}) > 1:
+        raise MerFastError(f"files that are evaluated together must have one engine and one workers, got {', '.join(engines)}")
     if len({plan.output.resolve() for plan in plans}) < len(plans):
         raise MerFastError("output: files that are evaluated together need different folders")
 
