@@ -12,13 +12,14 @@ from typing import Annotated, Any
 
 import typer
 
-from mer_fast import cli_data, console
+from mer_fast import cli_data, cli_training, console
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Facial micro-expression recognition made fast: flow, strain, temporal interpolation.",
 )  # fmt: skip
 app.add_typer(cli_data.app, name="data")
+cli_training.add_to(app)
 
 
 class ApexMethod(str, Enum):

@@ -251,6 +251,50 @@ def tim_figure(clip: Image, columns: int = 5) -> Figure:
     return figure
 
 
+def confusion_figure(confusion: npt.NDArray[np.integer[Any]], classes: Sequence[str]) -> Figure:
+    """A confusion matrix (C, C), rows the true classes: counts, and the share of its row as the strength of the colour."""
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    side = 2.2 + 0.95 * len(classes)
+    figure = _figure(side + 0.6, side)
+    figure.set_layout_engine("constrained")
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    for row, column in np.ndindex(*confusion.shape):
+        axes.text(
+            column, row, f"{confusion[row, column]}\n{shares[row, column]:.0%}", ha="center", va="center", fontsize=11,
+            color="white" if shares[row, column] > 0.55 else "#222222",
+        )  # fmt: skip
+    places = range(len(classes))
+    axes.set_xticks(places, classes, rotation=30 if len(classes) > 3 else 0, fontsize=10)
+    axes.set_yticks(places, classes, fontsize=10)
+    axes.set_xlabel("taken for", fontsize=11)
+    axes.set_ylabel("is", fontsize=11)
+    axes.set_xticks(np.arange(len(classes) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(classes) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def clip_figure(onset: Image, apex: Image, flow: Field) -> Figure:
+    """A clip in one row: the gray crops (H, W) of onset and apex, the flow between them (2, H, W) as colours, and their wheel."""
+    figure = _figure(10.2, 2.9)
+    panels = figure.subplots(1, 4, width_ratios=[3, 3, 3, 2.4])
+    scale = flow_scale(flow)
+    lengths = np.maximum(np.hypot(flow[0], flow[1]), 1e-12)
+    for panel, picture, title in zip(panels, (onset, apex), ("onset", "apex"), strict=False):
+        _show(panel, picture)
+        panel.set_title(title, fontsize=11)
+    panels[2].imshow(color_flow(flow * np.minimum(1.0, 0.9999 * scale / lengths), scale), interpolation="nearest")
+    panels[2].set(xticks=[], yticks=[])
+    panels[2].set_title("motion between them", fontsize=11)
+    _draw_legend(panels[3], scale)
+    panels[3].set_title(f"the rim is {scale:.2g} px", fontsize=10)
+    figure.tight_layout()
+    return figure
+
+
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -14,8 +14,8 @@ import torch
 
 from ..errors import MerFastError
 from ..seeds import derive, isolated
-from ..training.batches import predict
 from ..training.loop import fit
+from ..training.parallel import predict_together
 from ..training.recipe import Recipe
 from .clips import FoldClips, Roster
 from .protocols import Fold
@@ -94,7 +94,7 @@ def run_fold(task: Task, fold: Fold, tell: Tell = lambda stage: None) -> FoldRes
             model = task.new_model()
             trained = _trained(task, fold, model, tell)
             tell("testing")
-            logits = predict(trained, task.clips(fold, fold.test))
+            logits = predict_together(trained, task.clips(fold, fold.test))
             return result_of(task, fold, logits)
         except MerFastError as error:
             raise type(error)(f"fold {fold.name}: {error}") from error
