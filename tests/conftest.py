@@ -5,6 +5,8 @@ import zlib
 import pytest
 import torch
 
+from .kit.cuda_host import host  # noqa: F401
+
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="the long form: many random cases, huge tensors")
