@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import platform
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -39,13 +41,21 @@ def _why_no_gpu() -> str | None:
     return "torch sees no NVIDIA GPU; check the driver with nvidia-smi"
 
 
+def _cupy() -> str:
+    """Its version, without importing it."""
+    for name in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
+        with suppress(PackageNotFoundError):
+            return f"{version(name)} ({name})"
+    return 'not installed; `pip install ".[cupy13]"` (or cupy12) lets its arrays run here, without a CUDA half too'
+
+
 def info() -> dict[str, Any]:
     """What is installed, what can run, and why the rest cannot.
 
     Returns:
-        dict with `version`, `torch`, `python`, `devices` (list of str), `gpu` (why there is none, or None), `backend` (the
-        one in force), `build` (compiler, CPU instruction sets, CUDA version) and `ops`: for each op and each
-        implementation "ready", or why it is not.
+        dict with `version`, `torch`, `python`, `devices` (list of str), `gpu` (why there is none, or None), `cupy` (its
+        version, or how to get it), `backend` (the one in force), `build` (compiler, CPU instruction sets, CUDA version) and
+        `ops`: for each op and each implementation "ready", or why it is not.
     """
     ops: dict[str, dict[str, str]] = {}
     for op, entry in OPS.items():
@@ -60,6 +70,7 @@ def info() -> dict[str, Any]:
         "python": platform.python_version(),
         "devices": _devices(),
         "gpu": _why_no_gpu(),
+        "cupy": _cupy(),
         "backend": current_backend(),
         "build": _build(),
         "ops": ops,

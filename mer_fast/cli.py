@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mer_fast import console
+from mer_fast import cli_data, console
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +22,7 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Facial micro-expression recognition made fast: flow, strain, temporal interpolation.",
 )  # fmt: skip
+app.add_typer(cli_data.app, name="data")
 
 
 class ApexMethod(str, Enum):

@@ -5,7 +5,6 @@ import torch
 
 import mer_fast
 from mer_fast import ops, reference
-from mer_fast._library import kernel_folder
 from mer_fast.ops.optical_strain import DERIVATIVES
 
 from .kit import LAYOUTS, assert_near, laid_out
@@ -203,15 +202,3 @@ def test_strain_beyond_32_bits():
     assert int(out.count_nonzero()) == 2
     grad = gradient(lambda x: ops.optical_strain(x, derivative="forward"), flow, torch.ones_like(out))
     assert grad[0, 1, -1, -1] > 1.0
-
-
-# --- the same files through NVRTC -------------------------------------------------------------------------------------
-def test_kernels_compile_with_nvrtc():
-    """The .cuh files need neither torch nor a standard library: CuPy compiles and runs them."""
-    cupy = pytest.importorskip("cupy")
-    folder = kernel_folder() / "cuda"
-    name = "mer_fast::optical_strain<float, mer_fast::Derivative::sobel>"
-    module = cupy.RawModule(
-        code=(folder / "optical_strain.cuh").read_text(), options=("-std=c++17", f"-I{folder}"), name_expressions=[name]
-    )
-    assert module.get_function(name).max_threads_per_block >= 128

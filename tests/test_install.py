@@ -75,6 +75,7 @@ def test_info_tells_what_runs_and_why_the_rest_does_not():
     assert info["ops"]["tim"]["reference"] == info["ops"]["tim"]["cpu"] == "ready"
     assert info["build"]["cpu_kernel_in_use"] in info["build"]["cpu_kernels"].split(",")
     assert info["version"] == info["build"]["version"] == mer_fast.__version__
+    assert info["cupy"].startswith("not installed; `pip install") or "(cupy" in info["cupy"]
     if info["gpu"] is not None:
         assert info["ops"]["tim"]["cuda"] not in ("ready", "")
 

@@ -1,9 +1,5 @@
 """Recurrent layers in training: gradients taken in every way, the memory kept for them, compilers and processes around them."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +7,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from mer_fast import nn, ops, reference
 
-from .kit import assert_near
+from .kit import assert_near, in_ranks
 from .recurrent import Ran, made, of, run, values_and_gradients
 from .test_conv_gru import plain as plain_gru
 from .test_conv_lstm import plain as plain_lstm
@@ -221,38 +217,19 @@ def test_exports(name):
         assert torch.equal(first(program.module()(other)), first(layer(other)))
 
 
-IN_PROCESS = """
-import datetime, sys, torch
-from mer_fast import nn
-rank, folder = int(sys.argv[1]), sys.argv[2]
-torch.set_num_threads(1)
-wait = datetime.timedelta(seconds=60)
-torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=wait)
-state, clips = torch.load(f"{folder}/in")
-layer = nn.RecurrentConv2d(3, 8, steps=2, norm=None)
-layer.load_state_dict(state)
-parallel = torch.nn.parallel.DistributedDataParallel(layer)
-parallel(clips[rank]).square().mean().backward()
-torch.save([one.grad for one in layer.parameters()], f"{folder}/{rank}")
-torch.distributed.barrier()
-"""
+def gradients_of_a_rank(rank, world, state, clips):
+    layer = nn.RecurrentConv2d(3, 8, steps=2, norm=None)
+    layer.load_state_dict(state)
+    parallel = torch.nn.parallel.DistributedDataParallel(layer)
+    parallel(clips[rank]).square().mean().backward()
+    return [one.grad for one in layer.parameters()]
 
 
 def test_gradients_over_two_processes_are_their_mean(tmp_path):
-    if not torch.distributed.is_available():
-        pytest.skip("this PyTorch has no torch.distributed")
     layer, clips = nn.RecurrentConv2d(3, 8, steps=2, norm=None), torch.randn(2, 2, 3, 9, 7)
-    torch.save((layer.state_dict(), clips), tmp_path / "in")
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-    both = [subprocess.Popen([sys.executable, "-c", IN_PROCESS, str(k), str(tmp_path)], env=environment) for k in range(2)]
-    try:
-        assert [one.wait(timeout=120) for one in both] == [0, 0]
-    finally:
-        for one in both:
-            one.kill()
     want = torch.autograd.grad(sum(layer(x).square().mean() for x in clips) / 2, list(layer.parameters()))
-    for rank in range(2):
-        for got, expected in zip(torch.load(tmp_path / str(rank)), want, strict=True):
+    for of_rank in in_ranks(gradients_of_a_rank, 2, tmp_path, layer.state_dict(), clips):
+        for got, expected in zip(of_rank, want, strict=True):
             assert_near(got, expected, torch.float32, gradient=True)
 
 

@@ -1,18 +1,16 @@
 """What a swapped model has to go through: training, checkpoints, copies, compilers, several processes."""
 
 import copy
-import datetime
 import io
 import pickle
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn as tnn
 
 from mer_fast import swap_layers
 
-from .kit import assert_near
+from .kit import assert_near, in_ranks
 
 CLIP = (4, 1, 9, 16, 16)
 
@@ -158,20 +156,15 @@ def test_averaged_weights_take_their_own_statistics():
     assert_near(averaged.eval()(clips), plain.eval()(clips), torch.float32)
 
 
-def steps_of_a_rank(rank, world, file):
+def steps_of_a_rank(rank, world):
     """Parameters after two steps on this rank's share of every batch. The norm is frozen: ranks need not agree on its
     statistics."""
-    dist.init_process_group("gloo", f"file://{file}", datetime.timedelta(seconds=60), world, rank)
-    try:
-        model = tnn.parallel.DistributedDataParallel(swapped())
-        steps(model, model.module, [(clips[rank::world], labels[rank::world]) for clips, labels in batches(2)])
-        result = [p.detach().clone() for p in model.parameters()]
-        model.train()(torch.randn(CLIP)).sum().backward()  # with the norm's own statistics too
-        assert all(p.grad.isfinite().all() for p in model.parameters())
-        dist.barrier()
-        return result
-    finally:
-        dist.destroy_process_group()
+    model = tnn.parallel.DistributedDataParallel(swapped())
+    steps(model, model.module, [(clips[rank::world], labels[rank::world]) for clips, labels in batches(2)])
+    result = [p.detach().clone() for p in model.parameters()]
+    model.train()(torch.randn(CLIP)).sum().backward()  # with the norm's own statistics too
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    return result
 
 
 def steps(model, layers, data):
@@ -188,14 +181,7 @@ def steps(model, layers, data):
 def test_distributed_data_parallel_steps_as_one_process(world, tmp_path):
     plain = network()
     steps(plain, plain, batches(2))
-    other = None
-    if world == 2:
-        other = torch.multiprocessing.get_context("spawn").Process(target=steps_of_a_rank, args=(1, 2, tmp_path / "store"))
-        other.start()
-    got = steps_of_a_rank(0, world, tmp_path / "store")
-    if other is not None:
-        other.join()
-        assert other.exitcode == 0
-    for ours, theirs, start in zip(got, plain.parameters(), network().parameters(), strict=True):
-        assert_near(ours, theirs, torch.float32, gradient=True)
-        assert not torch.equal(ours, start)
+    for got in in_ranks(steps_of_a_rank, world, tmp_path):
+        for ours, theirs, start in zip(got, plain.parameters(), network().parameters(), strict=True):
+            assert_near(ours, theirs, torch.float32, gradient=True)
+            assert not torch.equal(ours, start)

@@ -130,7 +130,7 @@ def test_indexes_beyond_32_bits():
         (lambda x: (x[0], 3), "tim: dim must be at least -3"),
         (lambda x: (x, 3.5), "tim: num_frames must be a whole number"),
         (lambda x: (x.to(torch.float8_e4m3fn), 3), "tim: clip must be uint8 or a float tensor"),
-        (lambda x: (x.numpy(), 3), "tim: clip must be a torch.Tensor, got ndarray"),
+        (lambda x: (x.tolist(), 3), "tim: clip must be a torch.Tensor, a NumPy array or another array .* got list"),
     ],
 )
 def test_bad_input_is_named(arguments, message):

@@ -3,43 +3,23 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <cmath>
-#include <limits>
 #include <vector>
 
+#include "../tvl1_arguments.h"
 #include "pairs.h"
-#include "tensor_io.h"
 #include "tvl1_flow_kernel.h"
 
 namespace mer_fast {
 namespace {
 
-constexpr int64_t kMinSide = 16;
-
-struct Size {
-  int64_t height, width;
-};
-
-// Sizes of the pyramid, full size first; it ends before a side falls below 16 pixels.
-std::vector<Size> pyramid_sizes(int64_t height, int64_t width, const Tvl1Params& params) {
-  std::vector<Size> sizes{{height, width}};
-  const double step = static_cast<double>(params.scale_step);
-  while (static_cast<int>(sizes.size()) < params.scales) {
-    const Size next{std::lrint(static_cast<double>(sizes.back().height) * step), std::lrint(static_cast<double>(sizes.back().width) * step)};
-    if (next.height < kMinSide || next.width < kMinSide) break;
-    sizes.push_back(next);
-  }
-  return sizes;
-}
-
 // The memory that a team needs for one pair, laid out once and used for one pair after the other.
 class Workspace {
  public:
-  Workspace(const std::vector<Size>& sizes, const Tvl1Params& params, int members, Arena& arena) : levels_(sizes.size()) {
+  Workspace(const std::vector<Tvl1Size>& sizes, const Tvl1Params& params, int members, Arena& arena) : levels_(sizes.size()) {
     const int64_t height = sizes[0].height, width = sizes[0].width;
     const int64_t rows = (height + members - 1) / members;
     int64_t total = align(tvl1_texture_size(height, width)) + 2 * align(height * kTvl1MaxLanes);
-    for (const Size& s : sizes) total += 4 * align(s.height * s.width);
+    for (const Tvl1Size& s : sizes) total += 4 * align(s.height * s.width);
     total += members * (align(tvl1_band_size(rows, width)) + align(tvl1_scratch_size(width)) + align(tvl1_exchange_size(width)));
     arena.reserve<float>({total});
     next_ = arena.take<float>(total);
@@ -90,24 +70,6 @@ void solve_pair(Workspace& space, const Tvl1Batch& batch, int64_t pair, int rank
   MER_FAST_DISPATCH(tvl1_solve, space.work, rank);
 }
 
-// Below the public function's own checks: a bad parameter here would overrun the workspace.
-void check_parameters(const Tvl1Params& p) {
-  const auto positive = [](const char* name, float value) {
-    MER_FAST_CHECK(std::isnormal(value) && value > 0, "tvl1_flow: ", name, " must be positive and finite, got ", value);
-  };
-  positive("tau", p.tau);
-  positive("lam", p.lam);
-  positive("theta", p.theta);
-  positive("scale_step", p.scale_step);
-  MER_FAST_CHECK(p.scale_step < 1, "tvl1_flow: scale_step must lie between 0 and 1, got ", p.scale_step);
-  MER_FAST_CHECK(std::isfinite(p.epsilon) && p.epsilon >= 0, "tvl1_flow: epsilon must be finite and not negative, got ", p.epsilon);
-  MER_FAST_CHECK(
-      p.scales >= 1 && p.warps >= 1 && p.inner_iterations >= 1 && p.outer_iterations >= 1,
-      "tvl1_flow: scales, warps, inner_iterations and outer_iterations must be at least 1");
-  MER_FAST_CHECK(
-      p.median == 0 || p.median == 1 || p.median == 3 || p.median == 5, "tvl1_flow: median must be 0, 1, 3 or 5, got ", p.median);
-}
-
 void check_values(const Tvl1Batch& batch) {
   const int64_t pixels = batch.pairs * batch.height * batch.width;
   if (!batch.bytes) {
@@ -120,9 +82,10 @@ void check_values(const Tvl1Batch& batch) {
 }  // namespace
 
 void tvl1_flow_batch(const Tvl1Batch& batch) {
-  check_parameters(batch.params);
+  tvl1_check_parameters(batch.params, static_cast<double>(batch.params.scale_step), batch.params.scales);
   check_values(batch);
-  const std::vector<Size> sizes = pyramid_sizes(batch.height, batch.width, batch.params);
+  const std::vector<Tvl1Size> sizes =
+      tvl1_pyramid(batch.height, batch.width, batch.params.scales, static_cast<double>(batch.params.scale_step));
   // A member's rows on the smallest level must feed its neighbours' halos.
   const int64_t most = sizes.back().height / (2 * kTvl1Halo);
   solve_pairs(
@@ -133,40 +96,18 @@ void tvl1_flow_batch(const Tvl1Batch& batch) {
 namespace {
 
 Tensor tvl1_flow(
-    const Tensor& frame0_any, const Tensor& frame1_any, std::optional<Tensor> initial_any, double tau, double lam, double theta,
+    const Tensor& frame0, const Tensor& frame1, std::optional<Tensor> initial_flow, double tau, double lam, double theta,
     int64_t scales, double scale_step, int64_t warps, double epsilon, int64_t inner_iterations, int64_t outer_iterations, int64_t median) {
-  const char* op = "tvl1_flow";
-  check_rank(op, "frame0", frame0_any, 3);
-  check_same_shape(op, "frame0", frame0_any, "frame1", frame1_any);
-  check_same_dtype(op, "frame0", frame0_any, "frame1", frame1_any);
-  const ScalarType type = frame0_any.scalar_type();
-  MER_FAST_CHECK(type == ScalarType::Byte || type == ScalarType::Float, "tvl1_flow: frame0 must be uint8 or float32");
-  const Tensor frame0 = contiguous(frame0_any), frame1 = contiguous(frame1_any);
-  const int64_t pairs = frame0.size(0), height = frame0.size(1), width = frame0.size(2);
-  MER_FAST_CHECK(height >= kMinSide && width >= kMinSide, "tvl1_flow: frame0 must be at least 16 pixels a side, got ", height, "x", width);
-  std::optional<Tensor> initial;
-  if (initial_any) {
-    MER_FAST_CHECK(
-        initial_any->dim() == 4 && initial_any->size(0) == pairs && initial_any->size(1) == 2 && initial_any->size(2) == height &&
-            initial_any->size(3) == width && initial_any->scalar_type() == ScalarType::Float,
-        "tvl1_flow: initial_flow must be float32 of shape (N, 2, H, W), got ", shape_text(*initial_any));
-    initial = contiguous(*initial_any);
-  }
-  Tensor flow = torch::stable::empty({pairs, 2, height, width}, ScalarType::Float, std::nullopt, frame0.device());
-  if (pairs == 0) return flow;
-  const bool bytes = type == ScalarType::Byte;
-  for (const int64_t count : {scales, warps, inner_iterations, outer_iterations, median}) {
-    MER_FAST_CHECK(count <= std::numeric_limits<int>::max(), "tvl1_flow: a count of ", count, " is too large");
-  }
+  Tvl1Frames frames = tvl1_frames(frame0, frame1, initial_flow);
   const Tvl1Params params{
-      static_cast<float>(tau), static_cast<float>(lam), static_cast<float>(theta), static_cast<int>(scales), static_cast<float>(scale_step),
-      static_cast<int>(warps), static_cast<float>(epsilon), static_cast<int>(inner_iterations), static_cast<int>(outer_iterations),
-      static_cast<int>(median)};
-  tvl1_flow_batch(
-      {params, frame0.const_data_ptr(), frame1.const_data_ptr(), bytes,
-       initial ? static_cast<const float*>(initial->const_data_ptr()) : nullptr, static_cast<float*>(flow.mutable_data_ptr()), pairs,
-       height, width});
-  return flow;
+      static_cast<float>(tau), static_cast<float>(lam), static_cast<float>(theta), tvl1_count(scales), static_cast<float>(scale_step),
+      tvl1_count(warps), static_cast<float>(epsilon), tvl1_count(inner_iterations), tvl1_count(outer_iterations), tvl1_count(median)};
+  if (frames.pairs != 0) {
+    tvl1_flow_batch(
+        {params, frames.frame0.const_data_ptr(), frames.frame1.const_data_ptr(), frames.bytes, frames.initial(), frames.result(),
+         frames.pairs, frames.height, frames.width});
+  }
+  return frames.flow;
 }
 
 }  // namespace

@@ -17,6 +17,15 @@ extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stre
 
 namespace mer_fast {
 
+constexpr int kPortableCluster = 8;  // blocks that every GPU with clusters grants
+
+struct LaunchShape {
+  int64_t blocks;
+  int threads;
+  int shared = 0;   // bytes of dynamic shared memory
+  int cluster = 1;  // blocks of a cluster
+};
+
 // While it lives, the tensor's device is current.
 class OnDevice {
  public:
@@ -32,15 +41,71 @@ class OnDevice {
 
   template <typename... Parameters, typename... Arguments>
   void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, Arguments... arguments) const {
-    MER_FAST_CHECK(blocks <= std::numeric_limits<int32_t>::max(), op_, ": too many elements for one launch; split the batch");
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(static_cast<unsigned>(blocks));
-    config.blockDim = dim3(static_cast<unsigned>(threads));
-    config.stream = stream_;
+    launch(kernel, LaunchShape{blocks, threads}, arguments...);
+  }
+
+  template <typename... Parameters, typename... Arguments>
+  void launch(void (*kernel)(Parameters...), const LaunchShape& shape, Arguments... arguments) const {
+    MER_FAST_CHECK(
+        shape.blocks <= std::numeric_limits<int32_t>::max(), op_, ": too many elements for one launch; split the batch");
+    allow(kernel, shape);
+    cudaLaunchAttribute cluster = cluster_of(shape);
+    const cudaLaunchConfig_t config = this->config(shape, &cluster);
     check(cudaLaunchKernelEx(&config, kernel, arguments...));
   }
 
+  // Whether the device can hold one cluster of that kernel.
+  template <typename... Parameters>
+  bool holds(void (*kernel)(Parameters...), const LaunchShape& shape) const {
+    allow(kernel, shape);
+    cudaLaunchAttribute cluster = cluster_of(shape);
+    const cudaLaunchConfig_t config = this->config(shape, &cluster);
+    int clusters = 0;
+    const bool asked = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess;
+    if (!asked) (void)cudaGetLastError();
+    return asked && clusters > 0;
+  }
+
+  void zero(void* data, int64_t bytes) const { check(cudaMemsetAsync(data, 0, static_cast<size_t>(bytes), stream_)); }
+
+  bool has_clusters() const { return attribute(cudaDevAttrComputeCapabilityMajor) >= 9; }
+  // Dynamic shared memory that a block may ask for.
+  int shared_bytes() const { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+
  private:
+  // More shared memory than every GPU has, and clusters that not every GPU of sm_90 grants, must be asked for.
+  template <typename... Parameters>
+  void allow(void (*kernel)(Parameters...), const LaunchShape& shape) const {
+    if (shape.shared > 48 * 1024) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared));
+    if (shape.cluster > kPortableCluster) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+  }
+
+  static cudaLaunchAttribute cluster_of(const LaunchShape& shape) {
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = static_cast<unsigned>(shape.cluster);
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    return attribute;
+  }
+
+  cudaLaunchConfig_t config(const LaunchShape& shape, cudaLaunchAttribute* cluster) const {
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
+    config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+    config.dynamicSmemBytes = static_cast<size_t>(shape.shared);
+    config.stream = stream_;
+    config.attrs = cluster;
+    config.numAttrs = shape.cluster > 1 ? 1 : 0;
+    return config;
+  }
+
+  int attribute(cudaDeviceAttr which) const {
+    int device = 0, value = 0;
+    check(cudaGetDevice(&device));
+    check(cudaDeviceGetAttribute(&value, which, device));
+    return value;
+  }
+
   void check(cudaError_t error) const {
     MER_FAST_CHECK(error == cudaSuccess, op_, ": CUDA says ", cudaGetErrorString(error));
   }

@@ -117,9 +117,10 @@ def image_files(folder: Path) -> list[Path]:
     files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file()]
     if not files:
         raise VideoError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}): give the folder of the clip's frames")
-    return sorted(files, key=_natural)
+    return sorted(files, key=lambda path: natural_order(path.name))
 
 
-def _natural(path: Path) -> tuple[list[tuple[int, int | str]], str]:
-    parts = re.findall(r"[0-9]+|[^0-9]+", path.name.lower())
-    return [(0, int(part)) if part[0] in "0123456789" else (1, part) for part in parts], path.name
+def natural_order(name: str) -> tuple[list[tuple[int, int | str]], str]:
+    """A sort key for file names: numbers in them count as numbers."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", name.lower())
+    return [(0, int(part)) if part[0] in "0123456789" else (1, part) for part in parts], name

@@ -1,4 +1,4 @@
-"""The optional packages that only work on pictures needs."""
+"""The optional packages that only work on pictures, or on annotation tables, needs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 from mer_fast.errors import MerFastError
 
 _PACKAGES = {"cv2": "OpenCV", "skimage": "scikit-image"}
+_TABLES = frozenset({"pandas", "openpyxl"})
 
 
 def require(module: str) -> Any:
-    """Imports a module of OpenCV or scikit-image when it is first needed.
+    """Imports a module of OpenCV, scikit-image, pandas or openpyxl when it is first needed.
 
     Raises:
         MerFastError: the package is not installed.
@@ -22,8 +23,10 @@ def require(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        name = _PACKAGES.get(module.partition(".")[0], module)
-        raise MerFastError(f'{name} cannot be imported ({error}): pip install "mer_fast[video]"') from error
+        package = module.partition(".")[0]
+        extra = "data" if package in _TABLES else "video"
+        name = _PACKAGES.get(package, package)
+        raise MerFastError(f'{name} cannot be imported ({error}): pip install "mer_fast[{extra}]"') from error
 
 
 @contextlib.contextmanager

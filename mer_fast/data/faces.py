@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from mer_fast.data._capture import Frame
 from mer_fast.data._optional import require
@@ -14,7 +15,8 @@ from mer_fast.data.video import Video, to_gray
 from mer_fast.errors import MerFastError, NoFaceError
 
 __all__ = [
-    "Box", "Detector", "FixedBox", "LBPCascade", "OpenCVCascade", "YuNet", "crop", "face_frames", "find_face", "make_detector",
+    "Box", "Detector", "FixedBox", "LBPCascade", "OpenCVCascade", "YuNet", "crop", "face_frames", "find_face",
+    "find_face_in", "make_detector",
 ]  # fmt: skip
 
 _AGREEING = 3
@@ -49,9 +51,36 @@ def find_face(
     detect = make_detector(detector)
     if isinstance(detect, FixedBox):
         return _given(detect.box, video)
+    box = _agreed(video.frames(0, search), detect, margin, (video.width, video.height))
+    if box is None:
+        raise NoFaceError(
+            f'{video.path} shows no face in its first {search} frames: give a box "x,y,width,height", or another detector'
+        )
+    return box
+
+
+def find_face_in(frames: Iterable[Frame], detector: str | os.PathLike[str] | Detector = "lbp", margin: float = 0.1) -> Box:
+    """`find_face` for frames that are at hand: uint8 (H, W, 3) RGB of one size, read until three agree.
+
+    Raises:
+        NoFaceError: none of them has a face.
+        MerFastError: the detector is unknown.
+    """
+    waiting = iter(frames)
+    first = next(waiting, None)
+    box = None
+    if first is not None:
+        box = _agreed(itertools.chain([first], waiting), make_detector(detector), margin, (first.shape[1], first.shape[0]))
+    if box is None:
+        raise NoFaceError('no frame shows a face: give a box "x,y,width,height", or another detector')
+    return box
+
+
+def _agreed(frames: Iterable[Frame], detect: Detector, margin: float, size: tuple[int, int]) -> Box | None:
+    """The box of the faces that agree, inside frames of `size` (width, height)."""
     found: list[Box] = []
     agreeing: list[Box] = []
-    for frame in video.frames(0, search):
+    for frame in frames:
         faces = detect(frame)
         if not faces:
             continue
@@ -60,12 +89,10 @@ def find_face(
         if len(agreeing) >= _AGREEING:
             break
     if not agreeing:
-        raise NoFaceError(
-            f'{video.path} shows no face in its first {search} frames: give a box "x,y,width,height", or another detector'
-        )
+        return None
     median = Box(*(round(statistics.median(values)) for values in zip(*agreeing, strict=True)))
-    largest = min(video.width, video.height) / max(median.width, median.height)
-    return median.square(min(1 + margin, largest)).moved_inside(video.width, video.height)
+    largest = min(size) / max(median.width, median.height)
+    return median.square(min(1 + margin, largest)).moved_inside(*size)
 
 
 def crop(frame: Frame, box: Box, size: int | tuple[int, int], gray: bool = True) -> Frame:

@@ -29,7 +29,7 @@ def require_tensor(op: str, argument: str, value: object) -> None:
 
 def require_float(op: str, argument: str, tensor: torch.Tensor) -> None:
     require_tensor(op, argument, tensor)
-    require(tensor.dtype in FLOATS, op, argument, "must be a float tensor, got {}; convert it with .float()", tensor.dtype)
+    require(tensor.dtype in FLOATS, op, argument, "must be a float tensor, got {}; convert it to float32", tensor.dtype)
 
 
 def require_alike(op: str, argument_a: str, a: torch.Tensor, argument_b: str, b: torch.Tensor) -> None:
@@ -42,7 +42,7 @@ def require_alike(op: str, argument_a: str, a: torch.Tensor, argument_b: str, b:
 
 def require_float_or_bytes(op: str, argument: str, tensor: torch.Tensor) -> None:
     known = tensor.dtype in FLOATS or tensor.dtype == torch.uint8
-    require(known, op, argument, "must be uint8 or a float tensor, got {}; convert it with .float()", tensor.dtype)
+    require(known, op, argument, "must be uint8 or a float tensor, got {}; convert it to float32", tensor.dtype)
 
 
 def require_count(op: str, argument: str, value: Any, least: int = 1) -> None:

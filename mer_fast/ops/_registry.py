@@ -13,7 +13,7 @@ class Op(NamedTuple):
 
 
 OPS: dict[str, Op] = {
-    "tvl1_flow": Op(("cpu",)),
+    "tvl1_flow": Op(("cpu", "cuda")),
     "farneback_flow": Op(("cpu",)),
     "optical_strain": Op(("cpu", "cuda"), backward=("optical_strain_backward",)),
     "tim": Op(("cpu", "cuda")),

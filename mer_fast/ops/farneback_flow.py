@@ -8,6 +8,7 @@ import torch
 
 from .. import reference
 from ..backends import runs_reference
+from ._arrays import takes_arrays
 from ._checks import require, require_count, require_number
 from ._dispatch import register
 from ._flow import check_frames, flow_fake, flow_vmap, run_pairs
@@ -16,6 +17,7 @@ MOST_WINDOW, MOST_POLYNOMIAL = 1023, 63
 LEAST_SIGMA, MOST_SIGMA = 0.1, 1e6  # below, the fit's weights would vanish in float32
 
 
+@takes_arrays("frame0", "frame1", "initial_flow")
 def farneback_flow(
     frame0: torch.Tensor,
     frame1: torch.Tensor,
@@ -35,7 +37,8 @@ def farneback_flow(
 
     Args:
         frame0, frame1: gray frames (H, W), (N, H, W) or (N, 1, H, W), alike in shape, dtype and device; uint8 0..255 or
-            float nominally 0..1.
+            float nominally 0..1. Tensors, NumPy arrays or arrays with `__dlpack__` (CuPy, JAX), all of one kind; the result
+            is of that kind.
         pyr_scale: ratio of one level's size to the next finer one's, in (0, 1).
         levels: coarser levels beside the full size, at most; none has a side below 32 pixels.
         winsize: side of the window over which a flow is solved, 2..1023; an even one counts as the odd one above it.

@@ -8,17 +8,20 @@ import torch
 
 from .. import reference
 from ..backends import runs_reference
+from ._arrays import takes_arrays
 from ._checks import require, require_float
 from ._dispatch import fold_batch, kernel, register
 
 DERIVATIVES = ("central", "forward", "sobel")
 
 
+@takes_arrays("flow")
 def optical_strain(flow: torch.Tensor, *, derivative: str = "central", shear: float = 0.5) -> torch.Tensor:
     """Magnitude of optical strain, sqrt(u_x^2 + v_y^2 + shear (u_y + v_x)^2).
 
     Args:
-        flow: (N, 2, H, W), u right and v down in pixels, any float dtype.
+        flow: (N, 2, H, W), u right and v down in pixels, any float dtype. A tensor, a NumPy array or an array with
+            `__dlpack__` (CuPy, JAX); the result is of the same kind.
         derivative: "central" (numpy.gradient, borders too), "forward" (0 at the last row and column) or "sobel" (3x3,
             divided by 8, replicated border). A side of one pixel has derivative 0.
         shear: factor of the squared shear term; published code uses 0.5 (the default) and 1.
@@ -33,15 +36,20 @@ def optical_strain(flow: torch.Tensor, *, derivative: str = "central", shear: fl
     Source: Shreve, Godavarthy, Manohar, Goldgof, Sarkar, "Towards macro- and micro-expression spotting in video using
     strain patterns", WACV 2009.
     """
+    check(flow, derivative, shear)
+    if runs_reference("optical_strain", flow):
+        return reference.optical_strain(flow, derivative=derivative, shear=shear)
+    return kernel("optical_strain")(flow, derivative, shear)
+
+
+def check(flow: torch.Tensor, derivative: str, shear: float) -> None:
+    """Raises MerFastError on what the op does not take."""
     require_float("optical_strain", "flow", flow)
     require(
         flow.dim() == 4 and flow.shape[1] == 2, "optical_strain", "flow", "must have shape (N, 2, H, W), got {}", flow.shape
     )
     require(derivative in DERIVATIVES, "optical_strain", "derivative", "must be one of {}, got {}", DERIVATIVES, derivative)
     require(shear >= 0, "optical_strain", "shear", "must not be negative, got {}", shear)
-    if runs_reference("optical_strain", flow):
-        return reference.optical_strain(flow, derivative=derivative, shear=shear)
-    return kernel("optical_strain")(flow, derivative, shear)
 
 
 def _fake(flow: torch.Tensor, derivative: str, shear: float) -> torch.Tensor:

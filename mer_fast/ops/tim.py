@@ -8,10 +8,12 @@ import torch
 
 from .. import reference
 from ..backends import runs_reference
+from ._arrays import takes_arrays
 from ._checks import require, require_count, require_float_or_bytes, require_tensor
 from ._dispatch import kernel, register
 
 
+@takes_arrays("clip")
 def tim(clip: torch.Tensor, num_frames: int, *, dim: int = -4) -> torch.Tensor:
     """Resamples a clip to `num_frames` frames with the temporal interpolation model, in closed form.
 
@@ -20,7 +22,8 @@ def tim(clip: torch.Tensor, num_frames: int, *, dim: int = -4) -> torch.Tensor:
     out as in give the clip back, and a little overshoot past the range of the input is normal.
 
     Args:
-        clip: (T, C, H, W) or (N, T, C, H, W), uint8 or any float dtype; with `dim` any shape with frames along `dim`.
+        clip: (T, C, H, W) or (N, T, C, H, W), uint8 or any float dtype; with `dim` any shape with frames along `dim`. A
+            tensor, a NumPy array or an array with `__dlpack__` (CuPy, JAX); the result is of the same kind.
         num_frames: number of frames to write, at least 1.
         dim: the dimension of the frames.
 
@@ -33,15 +36,20 @@ def tim(clip: torch.Tensor, num_frames: int, *, dim: int = -4) -> torch.Tensor:
 
     Source: Zhou, Zhao, Pietikainen, "Towards a practical lipreading system", CVPR 2011.
     """
+    check(clip, num_frames, dim)
+    if runs_reference("tim", clip):
+        return reference.tim(clip, num_frames, dim=dim)
+    return kernel("tim")(clip, num_frames, dim % clip.dim(), False)
+
+
+def check(clip: torch.Tensor, num_frames: int, dim: int) -> None:
+    """Raises MerFastError on what the op does not take."""
     require_tensor("tim", "clip", clip)
     require_float_or_bytes("tim", "clip", clip)
     require_count("tim", "num_frames", num_frames)
     require_count("tim", "dim", dim, least=-clip.dim())
     require(dim < clip.dim(), "tim", "dim", "{} is not a dimension of a clip of shape {}", dim, clip.shape)
     require(clip.shape[dim] >= 1, "tim", "clip", "has no frame along dim {}, its shape is {}", dim, clip.shape)
-    if runs_reference("tim", clip):
-        return reference.tim(clip, num_frames, dim=dim)
-    return kernel("tim")(clip, num_frames, dim % clip.dim(), False)
 
 
 def _fake(clip: torch.Tensor, num_frames: int, dim: int, adjoint: bool) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from .. import reference
 from ..backends import runs_reference
+from ._arrays import takes_arrays
 from ._checks import require, require_count, require_number
 from ._dispatch import register
 from ._flow import check_frames, flow_fake, flow_vmap, run_pairs
@@ -29,6 +30,7 @@ TVL1_PRESETS: dict[str, dict[str, Any]] = {
 MIN_SIDE = 16
 
 
+@takes_arrays("frame0", "frame1", "initial_flow")
 def tvl1_flow(
     frame0: torch.Tensor,
     frame1: torch.Tensor,
@@ -51,7 +53,8 @@ def tvl1_flow(
 
     Args:
         frame0, frame1: gray frames (H, W), (N, H, W) or (N, 1, H, W), alike in shape, dtype and device, at least 16
-            pixels a side; uint8 0..255 or float nominally 0..1.
+            pixels a side; uint8 0..255 or float nominally 0..1. Tensors, NumPy arrays or arrays with `__dlpack__` (CuPy,
+            JAX), all of one kind; the result is of that kind.
         tau: time step of the dual iteration.
         lam: weight of the data term; smaller gives a smoother flow.
         theta: tightness of the coupling between data and smoothness term.

@@ -3,5 +3,6 @@
 from .compare import TOLERANCE, assert_near, relative_error
 from .contract import OpContract
 from .layouts import LAYOUTS, laid_out
+from .processes import in_ranks
 
-__all__ = ["LAYOUTS", "TOLERANCE", "OpContract", "assert_near", "laid_out", "relative_error"]
+__all__ = ["LAYOUTS", "TOLERANCE", "OpContract", "assert_near", "in_ranks", "laid_out", "relative_error"]

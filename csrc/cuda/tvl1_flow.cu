@@ -1,0 +1,90 @@
+// torch.ops.mer_fast.tvl1_flow on a GPU: one allocation, then the launches of tvl1_flow_schedule.h.
+#include <torch/csrc/stable/library.h>
+
+#include "../tvl1_arguments.h"
+#include "launch.h"
+#include "tvl1_flow_schedule.h"
+
+namespace mer_fast {
+namespace {
+
+// Pieces of one allocation, each aligned to 256 bytes; counted first, without memory.
+class Pieces {
+ public:
+  explicit Pieces(char* memory) : memory_(memory) {}
+
+  template <typename T>
+  T* take(const char*, Index count) {
+    T* piece = reinterpret_cast<T*>(memory_ + used_);
+    used_ += divide_up(count * static_cast<Index>(sizeof(T)), 256) * 256;
+    return piece;
+  }
+  Index used() const { return used_; }
+
+ private:
+  char* memory_;
+  Index used_ = 0;
+};
+
+struct Launcher {
+  const OnDevice& device;
+
+  template <auto kKernel, typename... Arguments>
+  void launch(Index blocks, int threads, int shared, int cluster, Arguments... arguments) {
+    device.launch(kKernel, LaunchShape{blocks, threads, shared, cluster}, arguments...);
+  }
+  void zero(unsigned* data, Index count) { device.zero(data, count * static_cast<Index>(sizeof(unsigned))); }
+};
+
+// The largest cluster of tvl1_solve that the device can hold on chip at this level; 0 where there is none.
+int most_blocks(const OnDevice& device, const Tvl1Size& size, int shared_bytes) {
+  if (!device.has_clusters()) return 1;
+  const Tvl1Fit fit = tvl1_fit(static_cast<int>(size.height), static_cast<int>(size.width), 16, shared_bytes);
+  if (fit.blocks <= kPortableCluster) return kPortableCluster;
+  const LaunchShape shape{fit.blocks, fit.grid.threads(), fit.shared_bytes(), fit.blocks};
+  const bool holds = fit.depth == 8 ? device.holds(tvl1_solve<8>, shape) : fit.depth == 16 ? device.holds(tvl1_solve<16>, shape)
+                                                                                        : device.holds(tvl1_solve<24>, shape);
+  return holds ? fit.blocks : kPortableCluster;
+}
+
+template <typename Element>
+void solve(const OnDevice& device, Tvl1Frames& frames, const Tvl1Params& params, double scale_step, int64_t scales) {
+  Tvl1Problem<Element> problem{
+      params, scale_step, frames.pairs, tvl1_pyramid(frames.height, frames.width, scales, scale_step), {},
+      static_cast<const Element*>(frames.frame0.const_data_ptr()), static_cast<const Element*>(frames.frame1.const_data_ptr()),
+      frames.initial(), frames.result()};
+  for (const Tvl1Size& size : problem.sizes) {
+    problem.limits.push_back({most_blocks(device, size, device.shared_bytes()), device.shared_bytes()});
+  }
+  Launcher launcher{device};
+  Pieces counted(nullptr);
+  Tvl1Schedule<Element, Launcher>(problem, launcher, counted);
+  const Tensor workspace = torch::stable::new_empty(frames.flow, {counted.used()}, ScalarType::Byte);
+  Pieces pieces(static_cast<char*>(workspace.mutable_data_ptr()));
+  Tvl1Schedule<Element, Launcher>(problem, launcher, pieces).run();
+}
+
+Tensor tvl1_flow(
+    const Tensor& frame0, const Tensor& frame1, std::optional<Tensor> initial_flow, double tau, double lam, double theta,
+    int64_t scales, double scale_step, int64_t warps, double epsilon, int64_t inner_iterations, int64_t outer_iterations, int64_t median) {
+  const OnDevice device("tvl1_flow", frame0);
+  Tvl1Frames frames = tvl1_frames(frame0, frame1, initial_flow);
+  MER_FAST_CHECK(
+      frames.height * frames.width < std::numeric_limits<int32_t>::max(), "tvl1_flow: frame0 has more than 2^31 pixels a frame");
+  const Tvl1Params params{
+      static_cast<float>(tau), static_cast<float>(lam), static_cast<float>(theta), static_cast<float>(scale_step),
+      static_cast<float>(epsilon), tvl1_count(warps), tvl1_count(inner_iterations), tvl1_count(outer_iterations), tvl1_count(median)};
+  tvl1_check_parameters(params, scale_step, scales);
+  if (frames.pairs == 0) return frames.flow;
+  if (frames.bytes) {
+    solve<unsigned char>(device, frames, params, scale_step, scales);
+  } else {
+    solve<float>(device, frames, params, scale_step, scales);
+  }
+  return frames.flow;
+}
+
+}  // namespace
+}  // namespace mer_fast
+
+STABLE_TORCH_LIBRARY_IMPL(mer_fast, CUDA, m) { m.impl("tvl1_flow", TORCH_BOX(&mer_fast::tvl1_flow)); }

@@ -1,0 +1,239 @@
+"""A network, how it is trained and how it is tested: what a YAML file holds, and what `mer-fast train` and `evaluate` run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import models
+from .data.network_inputs import NetworkInput, network_input
+from .errors import MerFastError
+from .evaluation import (
+    CompositeDatabase,
+    CrossDatabase,
+    EvaluationProtocol,
+    KFold,
+    LeaveOneSubjectOut,
+    Report,
+    Split,
+    cross_validate,
+)  # fmt: skip
+from .seeds import derive, isolated
+from .training import Recipe, fit
+from .training.loop import Progress
+from .training.network_file import save_network
+
+RECIPES = Path(__file__).parent / "training" / "recipes"
+PROTOCOLS: dict[str, type[Any]] = {
+    "leave-one-subject-out": LeaveOneSubjectOut,
+    "composite": CompositeDatabase,
+    "cross-database": CrossDatabase,
+    "k-fold": KFold,
+    "split": Split,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything but the data.
+
+    Attributes:
+        network, options: as of `models.create`.
+        recipe: how it is trained; a mapping of its settings does too.
+        num_classes: how many classes.
+        input: what `data.network_input` is asked to change.
+        protocol: a name of `PROTOCOLS`, or a mapping of "name" and its arguments.
+        folds: the engine, as of `evaluation.cross_validate`.
+        seed: of folds, or of the training.
+        threads, workers: as of `evaluation.cross_validate`.
+
+    Raises:
+        MerFastError: a network, protocol or setting that does not exist or is out of range.
+    """
+
+    network: str
+    recipe: Recipe
+    num_classes: int = 3
+    options: Mapping[str, Any] = field(default_factory=dict)
+    input: Mapping[str, Any] = field(default_factory=dict)
+    protocol: str | Mapping[str, Any] = "leave-one-subject-out"
+    folds: str = "sequential"
+    seed: int = 0
+    threads: int = 1
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.recipe, Mapping):
+            object.__setattr__(self, "recipe", Recipe.of(self.recipe))
+        if not isinstance(self.recipe, Recipe):
+            raise MerFastError(f"experiment: recipe must be the settings of a training, got {self.recipe!r}")
+        for name in ("options", "input"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise MerFastError(f"experiment: {name} must be settings by name, got {getattr(self, name)!r}")
+        self.make_protocol()
+        self.network_input()
+
+    def make_model(self) -> torch.nn.Module:
+        """A new network."""
+        try:
+            return models.create(self.network, self.num_classes, **self.options)
+        except TypeError as error:
+            raise MerFastError(f"experiment: options do not fit {self.network}: {error}") from error
+
+    def network_input(self) -> NetworkInput:
+        """How clips are preprocessed, and the network's input is made of that."""
+        changes = {name: tuple(value) if isinstance(value, list) else value for name, value in self.input.items()}
+        return network_input(self.network, **changes)
+
+    def make_protocol(self) -> EvaluationProtocol:
+        """The protocol."""
+        given: dict[str, Any] = {"name": self.protocol} if isinstance(self.protocol, str) else dict(self.protocol)
+        kind = PROTOCOLS.get(given.pop("name", ""))
+        if kind is None:
+            raise MerFastError(f"experiment: protocol must be one of {', '.join(PROTOCOLS)}, got {self.protocol!r}")
+        try:
+            protocol: EvaluationProtocol = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+        except TypeError as error:
+            raise MerFastError(f"experiment: protocol {self.protocol!r}: {error}") from error
+        return protocol
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], **changes: Any) -> Experiment:
+        """An experiment from a mapping, some settings of which are changed.
+
+        Raises:
+            MerFastError: a name that is no setting, no network or no recipe, and what the constructor raises.
+        """
+        together = {**settings, **changes}
+        known = [one.name for one in fields(cls)]
+        unknown = [name for name in together if name not in known]
+        if unknown:
+            raise MerFastError(f"experiment: {unknown[0]} is no setting; there are {', '.join(known)}")
+        missing = [name for name in ("network", "recipe") if name not in together]
+        if missing:
+            raise MerFastError(f"experiment: {missing[0]} must be given")
+        return cls(**together)
+
+
+def load_experiment(source: str | os.PathLike[str], **changes: Any) -> Experiment:
+    """Reads an experiment from a YAML file.
+
+    Args:
+        source: a file, or the name of a recipe that comes with mer_fast (`recipe_names`).
+        changes: settings of `Experiment` that are not as in the file.
+
+    Raises:
+        MerFastError: no such file or recipe, no YAML, settings that will not do, or PyYAML is not installed.
+    """
+    try:
+        import yaml
+    except ImportError as error:
+        raise MerFastError(f'YAML files need PyYAML ({error}): pip install "mer_fast[train]"') from error
+    path = RECIPES / f"{source}.yaml" if str(source) in recipe_names() else Path(source)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MerFastError(f"{source} is neither a file nor one of the recipes {', '.join(recipe_names())}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MerFastError(f"{source} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, Mapping):
+        raise MerFastError(f"{source} must hold settings by name (network, recipe, ...)")
+    try:
+        return Experiment.of(_with_numbers(content), **changes)
+    except MerFastError as error:
+        raise MerFastError(f"{source}: {error}") from error
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with mer_fast: networks as published, and with `-small` in forms that train in minutes on a CPU."""
+    return sorted(file.stem for file in RECIPES.glob("*.yaml"))
+
+
+def train_network(
+    experiment: Experiment,
+    dataset: Any,
+    output: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    tensorboard: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Trains a network on all clips, and writes it to `output/network.safetensors` (`training.load_network`).
+
+    `output` also has `log.csv`, and while the training lasts `checkpoint.safetensors`: called again it goes on from there.
+
+    Args:
+        experiment: what to train.
+        dataset: as of `training.fit`.
+        output: a folder; made where it is missing.
+        classes: names of the classes; their numbers unless given.
+        tensorboard: whether to log for TensorBoard too.
+        progress: as of `training.fit`.
+
+    Raises:
+        MerFastError: what `training.fit` raises, or not as many names as classes.
+    """
+    names = [str(number) for number in range(experiment.num_classes)] if classes is None else list(classes)
+    if len(names) != experiment.num_classes:
+        raise MerFastError(f"train: classes must be {experiment.num_classes} names, got {len(names)}")
+    folder = Path(output)
+    checkpoint, file = folder / "checkpoint.safetensors", folder / "network.safetensors"
+    with isolated(derive(experiment.seed, "network")):
+        model = experiment.make_model()
+    trained = fit(
+        model, dataset, experiment.recipe, seed=experiment.seed, checkpoint=checkpoint, log=folder,
+        tensorboard=tensorboard, progress=progress,
+    )  # fmt: skip
+    save_network(file, trained.model, experiment.network, names, experiment.options, experiment.input)
+    checkpoint.unlink(missing_ok=True)
+    return file
+
+
+def evaluate_network(
+    experiment: Experiment,
+    dataset: Any,
+    output: str | os.PathLike[str],
+    *,
+    progress: Progress | None = None,
+) -> Report:
+    """Evaluates a network by the experiment's protocol, and writes `output/report.json` (`evaluation.Report.load`).
+
+    Finished folds are kept in `output/folds-done`: called again it does what is left.
+
+    Args:
+        experiment: what to evaluate.
+        dataset: as of `evaluation.cross_validate`.
+        output: a folder; made where it is missing.
+        progress: as of `evaluation.cross_validate`.
+
+    Raises:
+        MerFastError: what `evaluation.cross_validate` raises.
+    """
+    folder = Path(output)
+    report = cross_validate(
+        experiment.make_protocol(), partial(Experiment.make_model, experiment), dataset, train=experiment.recipe,
+        folds=experiment.folds, seed=experiment.seed, threads=experiment.threads, workers=experiment.workers,
+        resume=folder / "folds-done", progress=progress,
+    )  # fmt: skip
+    report.save(folder / "report.json")
+    return report
+
+
+def _with_numbers(value: Any) -> Any:
+    """YAML takes 5e-5 for a word, since it has no point."""
+    if isinstance(value, Mapping):
+        return {name: _with_numbers(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(one) for one in value]
+    if isinstance(value, str) and value[:1].isdigit():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
