@@ -48,7 +48,7 @@ int most_blocks(const OnDevice& device, const Tvl1Size& size, int shared_bytes) 
 }
 
 template <typename Element>
-void solve(const OnDevice& device, Tvl1Frames& frames, const Tvl1Params& params, double scale_step, int64_t scales) {
+void solve(const OnDevice& device, FlowFrames& frames, const Tvl1Params& params, double scale_step, int64_t scales) {
   Tvl1Problem<Element> problem{
       params, scale_step, frames.pairs, tvl1_pyramid(frames.height, frames.width, scales, scale_step), {},
       static_cast<const Element*>(frames.frame0.const_data_ptr()), static_cast<const Element*>(frames.frame1.const_data_ptr()),
@@ -68,7 +68,7 @@ Tensor tvl1_flow(
     const Tensor& frame0, const Tensor& frame1, std::optional<Tensor> initial_flow, double tau, double lam, double theta,
     int64_t scales, double scale_step, int64_t warps, double epsilon, int64_t inner_iterations, int64_t outer_iterations, int64_t median) {
   const OnDevice device("tvl1_flow", frame0);
-  Tvl1Frames frames = tvl1_frames(frame0, frame1, initial_flow);
+  FlowFrames frames = flow_frames("tvl1_flow", frame0, frame1, initial_flow, kTvl1MinSide);
   MER_FAST_CHECK(
       frames.height * frames.width < std::numeric_limits<int32_t>::max(), "tvl1_flow: frame0 has more than 2^31 pixels a frame");
   const Tvl1Params params{
