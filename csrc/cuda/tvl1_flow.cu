@@ -2,39 +2,11 @@
 #include <torch/csrc/stable/library.h>
 
 #include "../tvl1_arguments.h"
-#include "launch.h"
 #include "tvl1_flow_schedule.h"
+#include "workspace.h"
 
 namespace mer_fast {
 namespace {
-
-// Pieces of one allocation, each aligned to 256 bytes; counted first, without memory.
-class Pieces {
- public:
-  explicit Pieces(char* memory) : memory_(memory) {}
-
-  template <typename T>
-  T* take(const char*, Index count) {
-    T* piece = reinterpret_cast<T*>(memory_ + used_);
-    used_ += divide_up(count * static_cast<Index>(sizeof(T)), 256) * 256;
-    return piece;
-  }
-  Index used() const { return used_; }
-
- private:
-  char* memory_;
-  Index used_ = 0;
-};
-
-struct Launcher {
-  const OnDevice& device;
-
-  template <auto kKernel, typename... Arguments>
-  void launch(Index blocks, int threads, int shared, int cluster, Arguments... arguments) {
-    device.launch(kKernel, LaunchShape{blocks, threads, shared, cluster}, arguments...);
-  }
-  void zero(unsigned* data, Index count) { device.zero(data, count * static_cast<Index>(sizeof(unsigned))); }
-};
 
 // The largest cluster of tvl1_solve that the device can hold on chip at this level; 0 where there is none.
 int most_blocks(const OnDevice& device, const Tvl1Size& size, int shared_bytes) {
@@ -56,12 +28,7 @@ void solve(const OnDevice& device, FlowFrames& frames, const Tvl1Params& params,
   for (const Tvl1Size& size : problem.sizes) {
     problem.limits.push_back({most_blocks(device, size, device.shared_bytes()), device.shared_bytes()});
   }
-  Launcher launcher{device};
-  Pieces counted(nullptr);
-  Tvl1Schedule<Element, Launcher>(problem, launcher, counted);
-  const Tensor workspace = torch::stable::new_empty(frames.flow, {counted.used()}, ScalarType::Byte);
-  Pieces pieces(static_cast<char*>(workspace.mutable_data_ptr()));
-  Tvl1Schedule<Element, Launcher>(problem, launcher, pieces).run();
+  run_schedule<Tvl1Schedule<Element, Launcher>>(device, frames.flow, problem);
 }
 
 Tensor tvl1_flow(
