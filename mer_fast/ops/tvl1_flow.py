@@ -50,6 +50,8 @@ def tvl1_flow(
     """TV-L1 optical flow from `frame0` to `frame1`, with the semantics of OpenCV's DualTVL1OpticalFlow.
 
     Each pair stops by its own test, so the flow of a pair does not depend on the batch, nor on the number of threads.
+    On a GPU too it is the same to the bit in every run; another kind of GPU may sum the stop test's error in another order.
+    There nothing waits for the host, a CUDA graph can capture the call, and the launches do not grow with the batch.
 
     Args:
         frame0, frame1: gray frames (H, W), (N, H, W) or (N, 1, H, W), alike in shape, dtype and device, at least 16
