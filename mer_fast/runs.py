@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from .errors import MerFastError
 from .evaluation import FoldClips, Report, Roster, finish
+from .evaluation.folds import using_threads
 from .evaluation.protocols import checked_folds
 from .evaluation_report import CONFUSION, MISSED, PAGE, SUMMARY, report_name, versions, write_report
 from .experiment import Experiment, train_network
@@ -94,8 +95,11 @@ def train_plan(plan: Plan, *, resume: bool = True, progress: Progress) -> Traine
         raise MerFastError(
             f"train: one network has one seed, and seeds are {', '.join(map(str, plan.seeds))}: choose with --seed"
         )
-    if plan.threads is not None:
-        torch.set_num_threads(plan.threads)
+    with using_threads(plan.threads or torch.get_num_threads()):
+        return _train(plan, resume, progress)
+
+
+def _train(plan: Plan, resume: bool, progress: Progress) -> TrainedNetwork:
     experiment, data = _experiment(plan, progress)
     experiment = dataclasses.replace(experiment, seed=plan.seeds[0])
     settings = _described(plan, experiment, data) | {"seed": experiment.seed, "threads": torch.get_num_threads()}

@@ -24,6 +24,7 @@ input: {{size: [32, 32]}}
 protocol: {{name: k-fold, k: 3}}
 cache: "{folder}-cache"
 checkpoint_seconds: 0
+threads: 1
 """
 
 

@@ -89,7 +89,7 @@ def run_fold(task: Task, fold: Fold, tell: Tell = lambda stage: None) -> FoldRes
     Raises:
         MerFastError: with the fold's name in front, what training or testing raised.
     """
-    with isolated(task.fold_seed(fold)), _threads(task.threads):
+    with isolated(task.fold_seed(fold)), using_threads(task.threads):
         try:
             model = task.new_model()
             trained = _trained(task, fold, model, tell)
@@ -141,7 +141,8 @@ def _trained(task: Task, fold: Fold, model: torch.nn.Module, tell: Tell) -> torc
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
+def using_threads(count: int) -> Iterator[None]:
+    """Has PyTorch use so many threads of the CPU."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
