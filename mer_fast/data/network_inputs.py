@@ -85,7 +85,7 @@ def network_input(network: str, **changes: Any) -> NetworkInput:
         raise MerFastError(
             f"network_input: {unknown[0]} is no setting; there are {', '.join(Preprocessing.__dataclass_fields__)}"
         )
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
+    settings: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
     return replace(known, settings=replace(known.settings, **settings))
 
 
