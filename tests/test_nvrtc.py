@@ -20,7 +20,7 @@ from mer_fast._library import kernel_folder
 from mer_fast.nvrtc import _cluster
 
 from .kit import assert_near, fake_cupy, nvrtc
-from .kit.cuda_host import COMPILER, LANGUAGE, compile_file
+from .kit.cuda_host import COMPILER, LANGUAGE, check_call, includes
 
 ELEMENTS = {
     "uint8": "unsigned char", "float16": "mer_fast::Half", "bfloat16": "mer_fast::Bfloat16",
@@ -84,7 +84,7 @@ def facts(host):
         source.write_text(
             f'#include <string>\n#include "cuda_host.h"\n#include "{op}.cuh"\nusing namespace mer_fast;\n{FACTS[op]}'
         )
-        compile_file(source, target, *LANGUAGE, "-fPIC", "-shared", link=True)
+        check_call([COMPILER, *LANGUAGE, *includes(), "-fPIC", "-shared", source, "-o", target])
         library = ctypes.CDLL(str(target))
         library.fact.restype = ctypes.c_longlong
         return lambda name, *numbers: library.fact(name.encode(), *map(ctypes.c_longlong, numbers))

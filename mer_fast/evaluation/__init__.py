@@ -1,5 +1,6 @@
 """Evaluations that can be trusted: folds by subject, pooled predictions, nothing of the test clips in the training."""
 
+from .batched import predict_held_out, train_folds
 from .clips import Dataset, FoldClips, Roster
 from .cross_validation import cross_validate, leave_one_subject_out
 from .engines import ENGINES, Engine
@@ -30,8 +31,10 @@ __all__ = [
     "confusion_matrix",
     "cross_validate",
     "leave_one_subject_out",
+    "predict_held_out",
     "result_of",
     "run_fold",
+    "train_folds",
     "uar",
     "uf1",
 ]

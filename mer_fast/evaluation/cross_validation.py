@@ -13,6 +13,7 @@ import torch
 from ..console import progress as progress_bar
 from ..errors import MerFastError
 from ..ops._checks import require_count
+from ..training.recipe import Recipe
 from .clips import Dataset, Roster
 from .engines import Progress, engine
 from .fingerprint import settings_of
@@ -90,6 +91,7 @@ def cross_validate(
             loss or prediction that is NaN, or a `resume` folder of another evaluation. What `train` raises passes through.
     """
     run = engine(folds)
+    _check_functions(make_model, train)
     require_count("cross_validate", "seed", seed, least=0)
     require_count("cross_validate", "threads", threads)
     if workers is not None:
@@ -105,6 +107,13 @@ def cross_validate(
         tell = progress if progress is not None else stack.enter_context(progress_bar())
         results = _run(run, task, parted, store, workers, tell)
     return _pooled(roster, parted, results)
+
+
+def _check_functions(make_model: Any, train: Any) -> None:
+    if isinstance(make_model, torch.nn.Module) or not callable(make_model):
+        raise MerFastError(f"make_model must be a function that makes a new network, got {type(make_model).__name__}")
+    if isinstance(train, torch.nn.Module) or not (isinstance(train, Recipe) or callable(train)):
+        raise MerFastError(f"train must be a Recipe, or a function of a network and its clips, got {type(train).__name__}")
 
 
 def _run(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..errors import MerFastError
+from .batched import batched
 from .folds import FoldResult, Task, run_fold
 from .processes import processes
 from .protocols import Fold
@@ -44,7 +45,7 @@ def sequential(
         finished(run_fold(task, fold, lambda stage, name=fold.name: tell(f"fold {name}: {stage}")))  # type: ignore[misc]
 
 
-ENGINES: dict[str, Engine] = {"sequential": sequential, "processes": processes}
+ENGINES: dict[str, Engine] = {"sequential": sequential, "batched": batched, "processes": processes}
 
 
 def engine(name: str) -> Engine:

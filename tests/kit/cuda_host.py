@@ -48,6 +48,14 @@ class Host:
         self.parts: dict[str, Path] = {}  # compiled
         self.programs: dict[tuple[str | Path, str], Path] = {}
 
+    def unwatched(self, source: Path) -> Path:
+        """The program of a kernel file that neither sanitizer nor tracker watches."""
+        runtime = [*RUNTIME["both"], *RUNTIME["bounds"]]
+        self.compile({source.stem: (source, ["-O1"])} | {name: (SOURCES / f"{name}.cpp", RUNTIME_FLAGS) for name in runtime})
+        target = source.with_suffix(".program")
+        check_call([COMPILER, *(self.parts[name] for name in (source.stem, *runtime)), "-o", target])
+        return target
+
     def program(self, op: str | Path, build: str) -> Path:
         """The program that runs the kernels of `op` in that build ("bounds" or "races")."""
         if (op, build) not in self.programs:
@@ -69,8 +77,7 @@ class Host:
         def job(name: str) -> None:
             source, flags = sources[name]
             target = self.folder / f"{name}.o"
-            include = [f"-I{SOURCES}", f"-I{kernel_folder() / 'cuda'}"]
-            check_call([COMPILER, *LANGUAGE, *flags, *include, "-c", source, "-o", target])
+            check_call([COMPILER, *LANGUAGE, *flags, *includes(), "-c", source, "-o", target])
             self.parts[name] = target
 
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or 2)) as pool:
@@ -100,6 +107,10 @@ class Host:
         assert done.returncode == 0, done.stderr.decode()
         launches, blocks = re.search(rb"launches (\d+) blocks (\d+)", done.stderr).groups()
         return int(launches), int(blocks)
+
+
+def includes() -> list[str]:
+    return [f"-I{SOURCES}", f"-I{kernel_folder() / 'cuda'}"]
 
 
 def check_call(command: Sequence[str | Path | None]) -> None:

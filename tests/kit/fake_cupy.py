@@ -14,8 +14,6 @@ import numpy as np
 
 from mer_fast import nvrtc
 
-from .cuda_host import LANGUAGE, compile_file
-
 # Runs one kernel of many: its arguments come by standard input, and the arrays among them go back.
 SOURCE = """\
 #include "driver.h"
@@ -76,11 +74,9 @@ int main(int count, char** words) {{
 
 def compile_kernels(host, op, names):
     """The program that runs any of the kernels `names`, name expressions of `<op>.cuh`."""
-    source, target = host.folder / f"nvrtc.{op}.cpp", host.folder / f"nvrtc.{op}"
+    source = host.folder / f"nvrtc-{op}.cpp"
     source.write_text(SOURCE.format(op=op, kernels=", ".join(f"run<{name}>" for name in names)))
-    compile_file(source, source.with_suffix(".o"), *LANGUAGE, "-O1")
-    compile_file([source.with_suffix(".o"), *host.runtime("bounds")], target, link=True)
-    return target
+    return host.unwatched(source)
 
 
 def run_kernel(program, number, shape, words):
