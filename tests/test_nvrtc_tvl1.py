@@ -1,7 +1,6 @@
 """TV-L1 on CuPy's arrays without a CUDA half: the launches are those of the launcher in C++, and the flow is the reference's."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import torch
 
 import mer_fast
-from benchmarks import dynamic_shared, kernel_resources
+from benchmarks import kernel_resources
 from mer_fast import nvrtc as launchers
 from mer_fast import ops, reference
 from mer_fast.nvrtc import _cluster
@@ -136,20 +135,6 @@ def test_bad_input_is_named(gpu, change, message):
 
 
 # --- the launches -----------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def listed(host):
-    """listed(problem) -> the launches of the schedule in C++, as benchmarks/launches/tvl1_flow.cu lists them."""
-    source = host.folder / "listed-tvl1_flow.cpp"
-    source.write_text(f'#include "cuda_host.h"\n#include "{dynamic_shared.PROGRAMS / "tvl1_flow.cu"}"\n')
-    program = host.unwatched(source)
-
-    def run(problem):
-        told = subprocess.run([program], input=" ".join(map(str, problem)), capture_output=True, text=True, check=True)
-        return dynamic_shared.parse(told.stdout)[0]
-
-    return run
-
-
 PROBLEMS = [
     ((3, 224, 224), {}), ((2, 128, 128), {}), ((1, 16, 16), {}), ((1, 300, 245), {}), ((2, 256, 256), {"scales": 3}),
     ((1, 245, 300), {"warps": 2}), ((5, 97, 33), {"scale_step": 0.5, "scales": 9}),
@@ -159,7 +144,7 @@ PROBLEMS = [
 
 
 @pytest.mark.parametrize("name", GPUS)
-def test_launches_are_the_launchers(gpu, listed, name, monkeypatch):
+def test_launches_are_the_launchers(gpu, host, name, monkeypatch):
     cupy, seen = gpu(name), []
     monkeypatch.setattr(launcher, "run", lambda op, launches, names: seen.extend(launches))
     for (pairs, height, width), changes in PROBLEMS:
@@ -170,7 +155,8 @@ def test_launches_are_the_launchers(gpu, listed, name, monkeypatch):
             start = cupy.zeros((pairs, 2, height, width), "float32") if initial else None
             ops.tvl1_flow(*images, initial_flow=start, **given)
             _, shared, cluster = GPUS[name]
-            wanted = listed((dtype, pairs, height, width, int(initial), cluster, shared, *(given[key] for key in ORDER)))
+            problem = (dtype, pairs, height, width, initial, cluster, shared, *(given[key] for key in ORDER))
+            (wanted,) = host.launches("tvl1_flow", [problem])
             assert [launch._replace(arguments=()) for launch in seen] == [
                 launchers.Launch(w.kernel, w.blocks, w.threads, (), w.shared, w.cluster) for w in wanted
             ]
