@@ -143,11 +143,21 @@ PROBLEMS = [
 ]  # fmt: skip
 
 
+def random_problems(count):
+    draw = np.random.default_rng(5)
+    for _ in range(count):
+        given = {
+            "scale_step": float(draw.uniform(0.4, 0.95)), "scales": int(draw.integers(1, 7)), "warps": int(draw.integers(1, 4)),
+            "inner_iterations": int(draw.integers(1, 40)), "outer_iterations": int(draw.integers(1, 4)),
+        }  # fmt: skip
+        yield tuple(int(draw.integers(least, most)) for least, most in ((1, 6), (16, 420), (16, 300))), given
+
+
 @pytest.mark.parametrize("name", GPUS)
 def test_launches_are_the_launchers(gpu, host, name, monkeypatch):
     cupy, seen = gpu(name), []
     monkeypatch.setattr(launcher, "run", lambda op, launches, names: seen.extend(launches))
-    for (pairs, height, width), changes in PROBLEMS:
+    for (pairs, height, width), changes in (*PROBLEMS, *random_problems(30)):
         given = ops.TVL1_PRESETS["opencv"] | changes
         for dtype, initial in (("uint8", False), ("float32", True)):
             seen.clear()
@@ -159,7 +169,7 @@ def test_launches_are_the_launchers(gpu, host, name, monkeypatch):
             (wanted,) = host.launches("tvl1_flow", [problem])
             assert [launch._replace(arguments=()) for launch in seen] == [
                 launchers.Launch(w.kernel, w.blocks, w.threads, (), w.shared, w.cluster) for w in wanted
-            ]
+            ], problem
 
 
 def test_all_kernels_are_one_module(gpu):

@@ -47,6 +47,8 @@ def tvl1_flow(
     for name in ("tau", "lam", "theta", "scale_step"):
         normal = np.finfo(np.float32).tiny <= np.float32(given[name]) < np.inf
         require(bool(normal), "tvl1_flow", name, "must be positive and finite, got {}", np.float32(given[name]))
+    height, width = frame0.shape[-2:]
+    require(height * width < 2**31 - 1, "tvl1_flow", "frame0", "has more than 2^31 pixels a frame")
     with frame0.device:
         frames = prepare(frame0, frame1, initial_flow)
         flow = cupy.empty((frames.pairs, 2, frames.height, frames.width), np.float32)

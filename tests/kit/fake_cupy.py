@@ -147,14 +147,15 @@ class Device:
 
     @property
     def attributes(self):
-        return {"MaxSharedMemoryPerBlockOptin": self.cupy.gpu.shared_bytes}
+        gpu = self.cupy.gpu
+        return {"MaxSharedMemoryPerBlockOptin": gpu.shared_bytes, "MultiProcessorCount": gpu.processors}
 
 
 def make(kernels):
     """The module `cupy`. `kernels(code, options)` gives a module's program and the names of its kernels, in order."""
     cupy = types.ModuleType("cupy")
     cupy.entered, cupy.modules, cupy.launches, cupy.streams_asked = [0], [], [], []
-    cupy.gpu = types.SimpleNamespace(capability="90", shared_bytes=227 * 1024, most_cluster=16)
+    cupy.gpu = types.SimpleNamespace(capability="90", shared_bytes=227 * 1024, most_cluster=16, processors=132)
     alive = weakref.WeakSet()
 
     class ndarray:

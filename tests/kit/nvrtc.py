@@ -30,6 +30,12 @@ KERNELS = {
         *(f"mer_fast::tvl1_solve<{rows}>" for rows in (8, 16, 24)),
         *(f"mer_fast::tvl1_{name}" for name in ("check", "resize", "warp", "iterate")),
     ],
+    "farneback_flow": [
+        *(f"mer_fast::farneback_image<{ELEMENTS[e]}>" for e in ("float32", "uint8")),
+        *(f"mer_fast::farneback_expand<{radius}>" for radius in (0, 5)),
+        *(f"mer_fast::farneback_iterate<{gaussian}, {chip}>" for gaussian in ("true", "false") for chip in ("true", "false")),
+        "mer_fast::farneback_start",
+    ],
 }  # fmt: skip
 
 
