@@ -53,7 +53,20 @@ def tvl1_problems(gpu: Gpu) -> Iterator[str]:
             yield f"float32 1 {height} {width} 0 {gpu.cluster} {gpu.shared} .25 .15 .3 1 .8 1 .01 1 1 5"
 
 
-PROBLEMS = {"tvl1_flow": tvl1_problems}
+def farneback_problems(gpu: Gpu) -> Iterator[str]:
+    """Every window at a narrow and a wide image, every radius of the expansion, and pyramids from gentle to steep."""
+
+    def problem(width: int, pyr_scale: float, levels: int, winsize: int, poly_n: int, gaussian: int) -> str:
+        return f"uint8 1 {width} {width} 0 {gpu.shared} 528 {pyr_scale} {levels} {winsize} 1 {poly_n} 1.2 {gaussian}"
+
+    for gaussian in (0, 1):
+        yield from (problem(width, 0.5, 0, winsize, 5, gaussian) for winsize in range(2, 1024) for width in (100, 2000))
+    yield from (problem(64, 0.5, 0, 15, poly_n, 0) for poly_n in range(1, 64))
+    yield from (problem(width, step, 20, 15, 5, 0) for width in range(64, 4096, 101) for step in (0.1, 0.3, 0.5, 0.8))
+    yield problem(32767, 0.001, 1, 15, 5, 0)
+
+
+PROBLEMS = {"tvl1_flow": tvl1_problems, "farneback_flow": farneback_problems}
 
 
 def most(launches: Iterable[Launched]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .cases import Case, tvl1_flow_case
+from .cases import Case, farneback_flow_case, tvl1_flow_case
 from .measure import Ceilings, interleaved
 from .rivals import MissingRival, Rival
 from .table import ranked
@@ -29,6 +29,18 @@ def tvl1_instructions(size: int) -> float:
         sides.append(round(sides[-1] * TVL1_STEP))
     a_warp = TVL1_ITERATIONS * TVL1_ITERATION + 2 * TVL1_MEDIANS * TVL1_MEDIAN + TVL1_SAMPLE
     return float(sum(side * side for side in sides) * TVL1_WARPS * a_warp)
+
+
+# As kernels/cuda/farneback_flow.cuh counts them, at the common parameters: a pixel's images and expansions, and an iteration.
+FARNEBACK_LEVEL, FARNEBACK_ITERATION, FARNEBACK_ITERATIONS, FARNEBACK_LEVELS = 200, 133, 3, 3
+
+
+def farneback_instructions(size: int) -> float:
+    """Of a pair of size x size at the common parameters."""
+    sides = [size]
+    while len(sides) <= FARNEBACK_LEVELS and sides[-1] / 2 >= 32:
+        sides.append(round(size / 2 ** len(sides)))
+    return float(sum(side * side for side in sides) * (FARNEBACK_LEVEL + FARNEBACK_ITERATIONS * FARNEBACK_ITERATION))
 
 
 def flow_case(make: Callable[[int, int], Case], size: int, batch: int, instructions: float) -> Case:
@@ -54,6 +66,10 @@ def flow_cases() -> dict[str, list[Case]]:
         "tvl1_flow": [
             flow_case(tvl1_flow_case, size, batch, tvl1_instructions(size)) for size, batch in
             ((224, 256), (128, 512), (224, 1), (128, 1))
+        ],
+        "farneback_flow": [
+            flow_case(farneback_flow_case, size, batch, farneback_instructions(size)) for size, batch in
+            ((128, 1024), (224, 512), (224, 1), (128, 1))
         ],
     }  # fmt: skip
 

@@ -10,12 +10,12 @@
 // does not show.
 //
 // Floor, for 128 x 128 at OpenCV's common parameters (21,504 pixels in three levels, 3 iterations, window 15, 15 launches):
-// bytes a pixel off chip are 2 of frames, 16 of images, 40 of expansions written and 3 * 56 read and written by the iterations
-// (two expansions, flow in and out), 4.8 MB a pair, 1.1 us of an H200's 4.3 TB/s. Its arithmetic is 220 instructions for image
-// and expansions and 130 an iteration, 13 M a pair, 0.4 us of 33 T a second. So memory binds: 900,000 pairs a second, more where a
-// batch (about 50 pairs) stays in the second-level cache. Expected: a quarter to a third of that, 250,000: addresses and shared
-// memory (about 80 accesses a pixel and iteration) make three instructions of one, and two barriers a row leave 16 warps of a
-// processor waiting at times.
+// 200 instructions a pixel for image and expansions, 133 an iteration, so 12.9 M a pair, 0.4 us of an H200's 33 T a second:
+// 2.5 M pairs a second. These steps move 226 bytes a pixel off chip (frames 2, images 16, expansions written 40, an iteration
+// 56: two expansions, flow in and out), 4.9 MB a pair, 1.1 us of 4.3 TB/s, unless a batch of up to 50 pairs stays in the
+// second-level cache. Expected: 250,000 pairs a second, a tenth of the first floor and a quarter of the second: addresses
+// and shared memory (about 80 accesses a pixel and iteration) make three instructions of one, and with two barriers a row 16
+// warps of a processor do not hide every wait.
 #pragma once
 
 #include "farneback_flow_step.cuh"

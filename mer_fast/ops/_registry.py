@@ -14,7 +14,7 @@ class Op(NamedTuple):
 
 OPS: dict[str, Op] = {
     "tvl1_flow": Op(("cpu", "cuda")),
-    "farneback_flow": Op(("cpu",)),
+    "farneback_flow": Op(("cpu", "cuda")),
     "optical_strain": Op(("cpu", "cuda"), backward=("optical_strain_backward",)),
     "tim": Op(("cpu", "cuda")),
     "conv3d": Op(("cpu", "triton")),
