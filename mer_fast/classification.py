@@ -23,7 +23,7 @@ from mer_fast.training.batches import collate, forward, predict
 from mer_fast.training.network_file import load_network
 from mer_fast.training.statistics import Normalised
 
-MAX_FRAMES = 512  # of a clip that is read whole; an expression is shorter, and memory grows with it
+MAX_FRAMES = 256  # of a clip that is read whole; an expression is shorter, and memory grows with it
 _STEPS = 16  # of the path from stillness to the clip
 _PARTS = ("clip", "apex", "flow", "strain")
 

@@ -170,8 +170,8 @@ def classes_figure(classes: Sequence[str], probabilities: Field) -> Figure:
     figure = _figure(7.0, 0.6 + 0.42 * len(classes))
     axes = figure.add_subplot()
     axes.barh(places, probabilities, color=[_APEX if place == best else "#b8b8b8" for place in places], height=0.66)
-    for place, share in zip(places, probabilities, strict=True):
-        axes.text(share + 0.01, float(place), f"{100 * share:.1f}%", va="center", fontsize=10, color=_INK)
+    for place, share in enumerate(probabilities):
+        axes.text(float(share) + 0.01, place, f"{100 * share:.1f}%", va="center", fontsize=10, color=_INK)
     axes.set_yticks(places, [_short(name) for name in classes], fontsize=11, parse_math=False)
     axes.set_xlim(0.0, 1.12)
     axes.set_xticks([])
@@ -200,8 +200,6 @@ def relevance_figure(apex: Image, strain: Field, relevance: Field, name: str) ->
     panels[2].set_title(f"What speaks for {_short(name)} (red)\nand against it (blue)", fontsize=11, parse_math=False)
     for panel, drawn, label in ((panels[1], heat, "strain (pixels per pixel)"), (panels[2], push, "share of the strongest")):
         bar = figure.colorbar(drawn, ax=panel, fraction=0.045, pad=0.02)
-        if bar.solids is not None:
-            bar.solids.set_alpha(1.0)
         bar.set_label(label, fontsize=9)
         bar.ax.tick_params(labelsize=8)
     return figure
