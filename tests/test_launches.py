@@ -19,12 +19,22 @@ def tvl1(arch, pairs, height, width, initial=False, **changes):
     return ("uint8", pairs, height, width, initial, *GPUS[arch], *(given[name] for name in ORDER))
 
 
+def farneback(arch, pairs, height, width, initial=False, **changes):
+    given = {"pyr_scale": 0.5, "levels": 3, "winsize": 15, "iterations": 3, "poly_n": 5, "poly_sigma": 1.2, "gaussian": False}
+    blocks = 4 * {"sm_80": 108, "sm_86": 28, "sm_90": 132, "sm_100": 148}[arch]  # as the launcher asks of its multiprocessors
+    return ("uint8", pairs, height, width, initial, GPUS[arch].shared, blocks, *(given | changes).values())
+
+
+PROBLEMS = {"tvl1_flow": tvl1, "farneback_flow": farneback}
+
+
+@pytest.mark.parametrize("op", PROBLEMS)
 @pytest.mark.parametrize("arch", GPUS)
-def test_launches_do_not_grow_with_pairs(host, arch):
+def test_launches_do_not_grow_with_pairs(host, op, arch):
     sizes = [(40, 40), (128, 128), (224, 224), (245, 300), (500, 700)]
     for initial in (False, True):
         few, some, many = (
-            host.launches("tvl1_flow", [tvl1(arch, pairs, *size, initial) for size in sizes]) for pairs in (1, 3, 512)
+            host.launches(op, [PROBLEMS[op](arch, pairs, *size, initial) for size in sizes]) for pairs in (1, 3, 512)
         )
         assert [len(one) for one in few] == [len(one) for one in some] == [len(one) for one in many]
         assert all(sum(a.blocks for a in one) < sum(b.blocks for b in other) for one, other in zip(few, many, strict=True))
@@ -49,12 +59,19 @@ def test_beyond_it_takes_two_and_one_for_every_six_iterations(host, arch):
             assert len(launches) - 1 == warps * (2 + math.ceil(inner / 6) * outer)
 
 
+@pytest.mark.parametrize("arch", GPUS)
+def test_farneback_takes_two_and_its_iterations_a_level(host, arch):
+    for levels, iterations, initial in ((0, 3, False), (2, 3, True), (2, 10, False)):
+        given = {"levels": levels, "iterations": iterations}
+        (launches,) = host.launches("farneback_flow", [farneback(arch, 9, 128, 140, initial, **given)])
+        assert len(launches) == (levels + 1) * (2 + iterations) + initial
+
+
 def test_the_documented_counts(host):
     """The table of docs/gpu.md: | size | sm_80 | sm_86 | sm_90, sm_100 |, at the defaults."""
     rows = re.findall(r"^\| `(\w+)` (\d+)x(\d+)[^|]* \| (\d+) \| (\d+) \| (\d+) \|$", DOCS.read_text(), re.MULTILINE)
-    assert len({row[0] for row in rows}) >= 1 and len(rows) >= 4
+    assert {row[0] for row in rows} == set(PROBLEMS) and len(rows) >= 8
     for op, height, width, *counts in rows:
-        assert op == "tvl1_flow"
         for arch, count in zip(("sm_80", "sm_86", "sm_90", "sm_100"), (*counts, counts[-1]), strict=True):
-            (launches,) = host.launches(op, [tvl1(arch, 7, int(height), int(width))])
+            (launches,) = host.launches(op, [PROBLEMS[op](arch, 7, int(height), int(width))])
             assert len(launches) == int(count), f"{op} {height}x{width} on {arch}: {len(launches)} launches"
