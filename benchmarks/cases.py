@@ -12,7 +12,7 @@ import torch
 
 from mer_fast import ops, reference
 
-from . import conv_cases, recurrent_cases, rivals
+from . import conv_cases, fold_cases, recurrent_cases, rivals
 from .agreement import tvl1_agreement
 from .rivals import Call, Rival
 
@@ -30,6 +30,7 @@ class Case:
         bytes_moved: bytes that any implementation must read and write once.
         flops: floating-point operations of the formula, or None where the data decides how many there are.
         pairs: pairs of frames in a call, for an op on pairs.
+        instructions: float32 instructions of a call on a GPU by the counts that its kernel states, where it states any.
         agreement: how near the results are to each other and to the truth, where no test can demand equality. Raises
             `rivals.MissingRival`.
         group: a table of further shapes, of which the README shows the mean and the lowest alone.
@@ -43,6 +44,7 @@ class Case:
     bytes_moved: int
     flops: int | None = None
     pairs: int | None = None
+    instructions: float | None = None
     agreement: Callable[[], dict[str, Any]] | None = None
     group: str | None = None
 
@@ -219,6 +221,11 @@ def cell_case(cell: recurrent_cases.Cell, form: str) -> Case:
     return Case(**recurrent_cases.cell_fields(cell, form))
 
 
+# --- blocks of many folds -----------------------------------------------------------------------------------------------
+def fold_case(folds: fold_cases.Folds, *, backward: bool) -> Case:
+    return Case("conv_norm_pool", **fold_cases.fold_fields(folds, backward=backward))
+
+
 CASES: dict[str, tuple[Case, ...]] = {
     "tvl1_flow": tuple(tvl1_flow_case(size, batch) for size in (128, 224) for batch in (1, 16)),
     "farneback_flow": (
@@ -229,6 +236,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "optical_strain": tuple(optical_strain_case(64, 224, backward=backward) for backward in (False, True)),
     "conv3d": conv_table("conv3d", conv_cases.PLAIN, conv_cases.PLAIN_FURTHER),
     "conv3d_pool": conv_table("conv3d_pool", conv_cases.POOLED, conv_cases.POOLED_FURTHER),
+    "conv_norm_pool": tuple(fold_case(folds, backward=backward) for folds in fold_cases.FOLDS for backward in (False, True)),
     "recurrent_conv2d": section_table(recurrent_cases.SECTIONS),
     **{cell.op: tuple(cell_case(cell, form) for form in recurrent_cases.FORMS) for cell in recurrent_cases.CELLS},
 }

@@ -1,7 +1,9 @@
 """`make gpu-check`: builds, tests and times mer_fast on a machine with an NVIDIA GPU, with that machine's own python3.
 
 Needs torch 2.11 or later with CUDA, nvcc, setuptools, pybind11, cmake and pytest; no network and no virtual environment.
-Writes `results/<gpu>.json`, of the same form as `results/cpu.json`. Nothing is timed after a failed build or test.
+Writes `results/<gpu>.json`, of the same form as `results/cpu.json`. Nothing is timed after a failed build or test. At the end
+the kernels run under compute-sanitizer, where the machine has it: what it says is in the results, and a fault is exit code 1.
+OpenCV's DualTVL1, a rival on the CPU, is in opencv-contrib-python-headless; PYTHONPATH can name a folder that holds it.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 COMPILED = "torch.compile"  # in the name of a rival that has to be compiled first
 COMPILE_UNTIL = 360.0  # seconds from the start after which none is any more
 TESTS_WITHIN = 300  # seconds
+ALL_WITHIN = 470.0  # seconds; what is left of them at the end is compute-sanitizer's
 SHORT = 1e-4  # seconds; below it a call is also timed in a CUDA graph
 
 
@@ -88,9 +91,13 @@ def recurrent_cases() -> dict[str, list[Case]]:
 
 
 def gpu_cases() -> dict[str, list[Case]]:
-    """The CPU's cases of the ops with a GPU kernel (recurrent ones apart), and larger ones that fill a GPU, in its dtypes."""
+    """The CPU's cases of the ops with a GPU kernel, and larger ones that fill a GPU, in its dtypes.
+
+    Flow and recurrent ops have others in place of the CPU's.
+    """
     from benchmarks.cases import CASES, conv_case, optical_strain_case, tim_case
     from benchmarks.conv_cases import PLAIN, POOLED
+    from benchmarks.gpu_flow import flow_cases
     from mer_fast.ops._registry import OPS
 
     tim, back = tim_case(60, 10, 1792, 1792), tim_case(10, 60, 1792, 1792)  # the pixels of 64 clips of 224x224
@@ -109,14 +116,17 @@ def gpu_cases() -> dict[str, list[Case]]:
         "optical_strain": [strain, at_dtype(strain, torch.float16), gradient],
     }
     shown = {op: [case for case in cases if case.group is None] for op, cases in CASES.items()}
-    found = {op: [*cases, *larger.get(op, [])] for op, cases in shown.items()} | recurrent_cases()
+    found = {op: [*cases, *larger.get(op, [])] for op, cases in shown.items()} | flow_cases() | recurrent_cases()
     return {op: found.get(op, []) for op, entry in OPS.items() if {"cuda", "triton"} & {*entry.kernels}}
 
 
 # --- timing -----------------------------------------------------------------------------------------------------------
-def measure_case(case: Case, timer: Any, ceilings: Ceilings, device: str, may_compile: Callable[[], bool]) -> dict[str, Any]:
-    """One entry of the results: every candidate of the case, in turn."""
+def measure_case(
+    case: Case, timer: Any, ceilings: Ceilings, device: str, may_compile: Callable[[], bool], rate: float | None = None
+) -> dict[str, Any]:
+    """One entry of the results: every candidate of the case, in turn. `rate`: float32 instructions a second."""
     from benchmarks.cases import OURS
+    from benchmarks.gpu_flow import add_rivals_on_cpu, floor
     from benchmarks.measure import compare, figures
 
     def left_out(name: str) -> str | None:
@@ -125,7 +135,10 @@ def measure_case(case: Case, timer: Any, ceilings: Ceilings, device: str, may_co
     found, ready = compare(case, timer, device, left_out)
     if found["seconds"][OURS] < SHORT:
         found["graph_seconds"] = {OURS: timer.replayed(ready[OURS])}
-    return found | figures(case, found["seconds"][OURS], ceilings)
+    if case.pairs is not None and device != "cpu":
+        add_rivals_on_cpu(found, case)
+    seconds = found["seconds"][OURS]
+    return found | figures(case, seconds, ceilings) | floor(case, seconds, ceilings, rate)
 
 
 # --- the machine, the build, the tests --------------------------------------------------------------------------------
@@ -203,7 +216,8 @@ def why_not() -> str | None:
 # --- all of it --------------------------------------------------------------------------------------------------------
 def check(options: argparse.Namespace, begun: float) -> dict[str, Any]:
     """What is written. The library is built by now: this is where mer_fast is imported first."""
-    from benchmarks import environment
+    from benchmarks import environment, sanitizer
+    from benchmarks.gpu_flow import instruction_rate
     from benchmarks.gpu_timer import DeviceTimer, gpu_ceilings
 
     chosen = gpu_cases()
@@ -214,26 +228,32 @@ def check(options: argparse.Namespace, begun: float) -> dict[str, Any]:
     tests = None if options.skip_tests else run_tests()
     if tests is not None and not tests["ok"]:
         raise SystemExit("gpu-check: tests failed; nothing was timed")
-    timer = DeviceTimer()
+    timer, rate = DeviceTimer(), instruction_rate(told)
     ceilings, bfloat16 = gpu_ceilings(timer)
+
     def may_compile() -> bool:
         return not options.no_compile and time.monotonic() - begun < COMPILE_UNTIL
 
     cases = [case for of_op in chosen.values() for case in of_op]
+    measured = [measure_case(case, timer, ceilings, "cuda", may_compile, rate) for case in cases]
+    checked = None if options.skip_tests else sanitizer.check(begun + ALL_WITHIN - time.monotonic())
     return {
         "device": gpu(),
+        "cpu": environment.cpu(),
         "versions": {
             **environment.versions(), "CUDA": torch.version.cuda, "nvcc": nvcc_version(), "Python": sys.version.split()[0],
         },
         "commit": environment.commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "tests": tests,
+        "sanitizer": checked,
         "ceilings": {
+            "float32_instructions_per_s": rate,
             "copy_gb_per_s": ceilings.copy / 1e9,
             "product_gflop_per_s": ceilings.product / 1e9,
             "bfloat16_product_gflop_per_s": bfloat16 / 1e9,
         },
-        "cases": [measure_case(case, timer, ceilings, "cuda", may_compile) for case in cases],
+        "cases": measured,
     }
 
 
@@ -262,7 +282,10 @@ def main(arguments: list[str] | None = None) -> int:
         target.write_text(json.dumps(result, indent=1) + "\n")
         print(f"\ngpu-check: wrote {target.relative_to(ROOT)}")
     print(f"gpu-check: {time.monotonic() - begun:.0f} s in all")
-    return 0
+    wrong = [tool for tool, words in (result["sanitizer"] or {}).items() if words.startswith("found")]
+    if wrong:
+        print(f"gpu-check: compute-sanitizer found faults ({', '.join(wrong)})", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """`make kernels`: what the compiler gives every shipped kernel, CUDA and Triton, against the committed table.
 
 Each launcher `csrc/cuda/<op>.cu` is compiled for sm_80, sm_90 and sm_100: what ships is what it instantiates, so a new op
-joins by its line in the registry. `triton_resources.py` does the same for Triton's configurations. Registers, stack,
-spills and shared memory must equal `results/kernels.json`. A spill or a stack is a failure whatever the table says, and
-so is a 16-bit or TF32 product without tensor cores. `--update` rewrites the table.
+joins by its line in the registry. `triton_resources.py` does the same for Triton's configurations, and `dynamic_shared.py`
+finds the most shared memory that a launch asks for. Registers, stack, spills and shared memory must equal
+`results/kernels.json`. A spill or a stack is a failure whatever the table says, and so are a 16-bit or TF32 product without
+tensor cores and a launch that asks for more shared memory than the GPU has. `--update` rewrites the table.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import triton_resources  # noqa: E402
+from benchmarks import dynamic_shared, triton_resources  # noqa: E402
 from mer_fast.ops._registry import OPS  # noqa: E402
 
 TABLE = Path(__file__).resolve().parent / "results" / "kernels.json"
@@ -143,9 +144,17 @@ def differences(found: dict[str, Kernels], wanted: dict[str, Kernels], other_com
     return excused, others
 
 
-def table_text(versions: dict[str, str], found: dict[str, Kernels]) -> str:
+def static_shared(found: dict[str, Kernels]) -> dict[str, dict[str, int]]:
+    """op -> kernel -> bytes, of the architecture that takes most."""
+    return {
+        op: {kernel: max(r["shared"] for r in archs.values()) for kernel, archs in kernels.items()}
+        for op, kernels in found.items()
+    }
+
+
+def table_text(versions: dict[str, str], found: dict[str, Kernels], dynamic: dynamic_shared.Table) -> str:
     """The table as JSON, one kernel on one architecture a line, so that a change shows as such."""
-    text = json.dumps({**versions, "ops": found}, indent=1)
+    text = json.dumps({**versions, "ops": found, "dynamic_shared": dynamic}, indent=1)
     return re.sub(r"\{[^{}]*\}", lambda leaf: json.dumps(json.loads(leaf[0])), text) + "\n"
 
 
@@ -172,18 +181,20 @@ def main(arguments: list[str] | None = None) -> int:
         print("kernels: triton is not installed; run `pip install triton` (no GPU is needed)", file=sys.stderr)
         return 1
     versions = {"nvcc": nvcc_version(nvcc), "triton": importlib.metadata.version("triton")}
-    found = {**collect(nvcc), **triton_resources.collect()}
+    found, dynamic = {**collect(nvcc), **triton_resources.collect()}, dynamic_shared.collect(nvcc)
     show(found)
-    failures, warnings = spilled(found) + triton_resources.misused_tensor_cores(found), []
+    dynamic_shared.show(dynamic)
+    failures = spilled(found) + triton_resources.misused_tensor_cores(found) + dynamic_shared.over(dynamic, static_shared(found))
+    warnings: list[str] = []
     if options.update:
         if not failures:
             TABLE.parent.mkdir(exist_ok=True)
-            TABLE.write_text(table_text(versions, found))
+            TABLE.write_text(table_text(versions, found, dynamic))
     else:
         table = json.loads(TABLE.read_text())
         other_compilers = {name for name, version in versions.items() if table[name] != version}
         excused, others = differences(found, table["ops"], other_compilers)
-        failures += others
+        failures += others + dynamic_shared.differences(dynamic, table["dynamic_shared"])
         if excused:
             told = ", ".join(f"{name} is {versions[name]}, the table's was {table[name]}" for name in sorted(other_compilers))
             warnings = [f"{told}; what differs by that:", *excused]

@@ -81,9 +81,10 @@ def _device_table(result: Result) -> str:
     device, versions = result["device"], result["versions"]
     threads = f", {device['threads']} threads" if "threads" in device else ""
     isa = f", {device['isa']}" if "isa" in device else ""
+    beside = f", beside {result['cpu']['name']}, {result['cpu']['threads']} threads" if "cpu" in result else ""
     names = ", ".join(f"{name} {version}" for name, version in versions.items())
     lines = [
-        f"{device['name']}{threads}{isa}; {result['date']}, commit {result['commit']}; {names}.",
+        f"{device['name']}{threads}{isa}{beside}; {result['date']}, commit {result['commit']}; {names}.",
         "",
         "| op | input | mer_fast | fastest rival | times faster | other rivals | rate |",
         "| --- | --- | ---: | --- | ---: | --- | --- |",
@@ -91,6 +92,8 @@ def _device_table(result: Result) -> str:
         *(_group_row(*key, [c for c in result["cases"] if (c["op"], c.get("group")) == key]) for key in _groups(result)),
     ]
     notes = [line for case in result["cases"] for line in _notes(case)]
+    if result.get("sanitizer"):
+        notes.append(f"- compute-sanitizer: {', '.join(f'{tool} {words}' for tool, words in result['sanitizer'].items())}.")
     return "\n".join([*lines, *(["", *notes] if notes else [])])
 
 
@@ -118,9 +121,10 @@ def _group_row(op: str, group: str, cases: list[Result]) -> str:
 
 
 def _rate(case: Result) -> str:
-    """Pairs a second, or the rate under the ceiling that is nearer."""
+    """Pairs a second, and of a GPU's floor; or the rate under the ceiling that is nearer."""
     if "pairs_per_s" in case:
-        return f"{case['pairs_per_s']:.3g} pairs/s"
+        share = f", {case['of_floor']:.0%} of the floor" if "of_floor" in case else ""
+        return f"{case['pairs_per_s']:.3g} pairs/s{share}"
     if case.get("of_product", 0) > case["of_copy"]:
         return f"{case['gflop_per_s']:.3g} GFLOP/s, {case['of_product']:.0%} of a matrix product"
     return f"{case['gb_per_s']:.3g} GB/s, {case['of_copy']:.0%} of a copy"
@@ -129,6 +133,7 @@ def _rate(case: Result) -> str:
 def _notes(case: Result) -> list[str]:
     name = f"{case['op']} {case['shape']}"
     lines = [f"- {name}: {rival} was not measured: {why}" for rival, why in case.get("missing", {}).items()]
+    lines += [f"- {name}: {rival} ran on the first {pairs} pairs." for rival, pairs in case.get("timed_pairs", {}).items()]
     if "agreement" in case:
         found = case["agreement"]
         errors = ", ".join(f"{flow} {error:.3f}" for flow, error in found["endpoint_error"].items())

@@ -74,6 +74,20 @@ STABLE_TORCH_LIBRARY(mer_fast, m) {
       "conv_gru_backward(Tensor grad_output, Tensor grad_h, Tensor input, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
       "Tensor? bias_hh, Tensor? h0, Tensor? lengths, Tensor gates, Tensor states, bool reverse, int segment, bool need_input, bool exact) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // For each fold, with weights of its own: convolution of input with weight (F, O, C, 3, 3), bias (F, O), ReLU, batch norm, max-pool
+  // of kernel, stride and padding `pool`, dropout, means of average x average -> (output (F, B, O, H', W'), winners, statistics (F, 3, O)). input is (M, C, H,
+  // W), of which fold f takes index[f], or (F, B, C, H, W); index (F, B) int64, negative in empty slots, whose output is 0. With
+  // running_mean and running_var, (F, O), the norm's statistics are these, else those of the fold's examples. winners: what wins in
+  // each window before the norm, less a pivot, as the backward wants it; statistics: mean less pivot, biased variance, pivot.
+  m.def(
+      "conv_norm_pool(Tensor input, Tensor? index, Tensor weight, Tensor? bias, Tensor? norm_weight, Tensor? norm_bias, "
+      "Tensor? running_mean, Tensor? running_var, float eps, int padding, int[] pool, float dropout, Tensor? dropout_key, "
+      "int average) -> (Tensor, Tensor, Tensor)");
+  // grad of the output -> gradients of the examples (F, B, C, H, W) (empty unless need_input), weight, bias, norm_weight, norm_bias
+  m.def(
+      "conv_norm_pool_backward(Tensor grad, Tensor input, Tensor? index, Tensor weight, Tensor? bias, Tensor? norm_weight, "
+      "Tensor winners, Tensor statistics, bool batch_statistics, float eps, int padding, int[] pool, float dropout, "
+      "Tensor? dropout_key, int average, bool need_input) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   // whether this processor's matrix units serve bfloat16 (see cpu/matrix_units.h)
   m.def("matrix_units() -> bool");
 }

@@ -8,15 +8,11 @@ import tempfile
 import warnings
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from mer_fast import cli_data, cli_training, console
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -39,13 +35,6 @@ class Region(str, Enum):
     brow = "brow"
     eye = "eye"
     mouth = "mouth"
-
-
-class Preset(str, Enum):
-    """Parameters of TV-L1, by whose defaults they are."""
-
-    opencv = "opencv"
-    ipol = "ipol"
 
 
 @app.command()
@@ -85,11 +74,15 @@ def analyze(
     video: Annotated[Path, typer.Argument(help="A video file, or a folder of images.")],
     output: Annotated[Path | None, typer.Option(help="Folder for the report. [default: named after the video]")] = None,
     onset: Annotated[int, typer.Option(help="Frame that motion is measured from, counted from 0.")] = 0,
+    offset: Annotated[int | None, typer.Option(help="Last frame that is looked at. [default: the video's last]")] = None,
     detector: Annotated[str, typer.Option(help="lbp, opencv, a YuNet .onnx file, or the face box as x,y,width,height.")] = "lbp",
     size: Annotated[int, typer.Option(help="Side of the face crop, in pixels.")] = 128,
     frames: Annotated[int, typer.Option(help="Frames that temporal interpolation makes.")] = 10,
     apex: Annotated[ApexMethod, typer.Option(help="How the apex is found.")] = ApexMethod.difference,
     compare: Annotated[bool, typer.Option("--compare", help="Run OpenCV's TV-L1 on the same frames too.")] = False,
+    model: Annotated[
+        Path | None, typer.Option(help="A trained network (network.safetensors): its class for the clip, and why.")
+    ] = None,
 ) -> None:
     """Find the face, the apex and the motion in a video, and write a report."""
     from mer_fast.analysis import analyze as run
@@ -97,48 +90,64 @@ def analyze(
     folder = output or default_output(video)
     with console.progress() as progress:
         analysis = run(
-            video, output=folder, onset=onset, detector=detector, size=size, num_frames=frames, apex_method=apex.value,
-            compare=compare, progress=progress,
+            video, output=folder, onset=onset, offset=offset, detector=detector, size=size, num_frames=frames,
+            apex_method=apex.value, compare=compare, model=model, progress=progress,
         )  # fmt: skip
     console.print_analysis(analysis, folder)
 
 
 @app.command()
 def flow(
-    first: Annotated[Path, typer.Argument(help="The first image.")],
-    second: Annotated[Path, typer.Argument(help="The second image, of the same size.")],
-    output: Annotated[Path, typer.Option(help="File to write: .flo, .npz, or .png for a picture in colours.")],
-    preset: Annotated[Preset, typer.Option(help="Whose default parameters.")] = Preset.opencv,
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(metavar="INPUT", help="Two images; or videos, folders of images or of clips, .txt lists of them."),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Of clips a folder; of two images a file: .flo, .npz, or .png for a picture in colours.")
+    ],
+    method: Annotated[str, typer.Option(help="Which flow: tvl1, farneback.")] = "tvl1",
+    preset: Annotated[
+        str, typer.Option(help="Whose default parameters: opencv; ipol (tvl1), opencv-class (farneback).")
+    ] = "opencv",
+    pairs: Annotated[
+        str, typer.Option(help="Frames that are paired: consecutive, onset (the first with each later one), onset-apex.")
+    ] = "consecutive",
+    step: Annotated[int, typer.Option(help="Every how many frames one is used.")] = 1,
+    crop: Annotated[str | None, typer.Option(help="face: cut each clip to its face, found once. [default: whole frames]")] = None,
+    detector: Annotated[
+        str, typer.Option(help="As for analyze, where a face is needed: for the crop, and to find an apex.")
+    ] = "lbp",
+    size: Annotated[int, typer.Option(help="Side of the face crop, in pixels.")] = 128,
+    format: Annotated[str, typer.Option(help="npy, npz: a file a clip. flo, png: a file a pair.")] = "npy",
+    strain: Annotated[bool, typer.Option("--strain", help="Write the optical strain too.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda.")] = "cpu",
+    batch: Annotated[int | None, typer.Option(help="Pairs measured at once. [default: by the size of the frames]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Drop what earlier runs have left in the folder.")] = False,
 ) -> None:
-    """Measure TV-L1 optical flow from one image to another."""
-    from mer_fast.data.flow_io import flow_ending, write_flow
-
-    flow_ending(output)  # before the work, not after
-    with console.progress() as progress:
-        progress("Measuring the motion", 0, None)
-        write_flow(output, _image_flow(first, second, preset.value))
-    typer.echo(f"{output}")
-
-
-def _image_flow(first: Path, second: Path, preset: str) -> npt.NDArray[np.float32]:
-    """TV-L1 flow (2, H, W) between two image files, in gray.
-
-    Raises:
-        MerFastError: a file is no image, or the two differ in size.
-    """
-    import torch
-
-    from mer_fast import ops
-    from mer_fast.data import to_gray
-    from mer_fast.data._capture import read_image
+    """Measure optical flow between two images, or through many clips. Stopped and started again, it goes on."""
     from mer_fast.errors import MerFastError
+    from mer_fast.flows import FlowOptions, measure_flows
+    from mer_fast.flows.images import are_images, measure_images
 
-    images = [to_gray(read_image(path)) for path in (first, second)]
-    sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in images]
-    if sizes[0] != sizes[1]:
-        raise MerFastError(f"{first} is {sizes[0]} and {second} is {sizes[1]}: flow needs two images of one size")
-    frames = [torch.from_numpy(image) for image in images]
-    return ops.tvl1_flow(frames[0], frames[1], **ops.TVL1_PRESETS[preset]).numpy()
+    if crop not in (None, "face"):
+        raise MerFastError(f"crop {crop!r} is unknown: give face")
+    options = FlowOptions(
+        method=method, preset=preset, pairs=pairs, step=step, crop=crop is not None, detector=detector, size=size, format=format,
+        strain=strain, device=device, batch=batch,
+    )  # fmt: skip
+    with console.progress() as progress:
+        if are_images(inputs):
+            progress("Measuring the motion", 0, None)
+            measure_images(inputs, output, options)
+            typer.echo(f"{output}")
+            return
+        try:
+            summary = measure_flows(inputs, output, options, overwrite=overwrite, progress=progress)
+        except console.Stopped as stop:
+            stop.word += f"; what is measured stays in {output}, and the same command goes on from there"
+            raise
+    console.print_flows(summary, output)
+    raise typer.Exit(1 if summary.failures else 0)
 
 
 def default_output(video: Path) -> Path:
@@ -158,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
         app(arguments)
     except console.Stopped as stop:
         console.complain(stop.word)
-        sys.exit(stop.exit_code)
+        console.leave(stop.exit_code)
     except MerFastError as error:
         console.complain(str(error))
         sys.exit(1)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +21,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from mer_fast.analysis import Analysis
     from mer_fast.analysis import Progress as Report
+    from mer_fast.flows import Summary
 
 _stderr = Console(stderr=True)
 _PATIENCE = 2.0  # seconds without a word; quick work shows no bar
@@ -42,6 +46,15 @@ def obey_signals() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+
+
+def leave(exit_code: int) -> NoReturn:
+    """Ends the process, also where a thread is still in a kernel, which nothing can stop and the interpreter must not outlive."""
+    if any(thread is not threading.current_thread() for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)
 
 
 def complain(message: str) -> None:
@@ -119,6 +132,10 @@ def print_analysis(analysis: Analysis, folder: Path) -> None:
     found.add_row("onset, apex", f"frame {analysis.onset}, frame {analysis.apex}{later}")
     if analysis.planted is not None:
         found.add_row("planted apex", f"frame {analysis.planted.apex}")
+    said = analysis.classification
+    if said is not None:
+        pairs = zip(said.classes, said.probabilities, strict=True)
+        found.add_row(said.network, escape(", ".join(f"{name} {100 * share:.1f}%" for name, share in pairs)))
     console.print(found)
     if analysis.error is not None or analysis.opencv is not None:
         console.print(_quality(analysis))
@@ -127,6 +144,24 @@ def print_analysis(analysis: Analysis, folder: Path) -> None:
         times.add_row(stage, format_seconds(seconds))
     console.print(times)
     console.print(f"Report: {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_flows(summary: Summary, folder: Path) -> None:
+    """What failed, a line each on stderr; how much is done, if anything, and where it is."""
+    for failure in summary.failures:
+        complain(failure.reason)
+    if not summary.clips:
+        return
+    measured = summary.pairs - summary.kept
+    words = [f"{_counted(summary.pairs, 'pair')} of {_counted(summary.clips, 'clip')}"]
+    words += [f"kept {summary.kept} of {summary.pairs}"] if summary.kept else []
+    words += [f"{measured / summary.seconds:.0f} pairs/s"] if measured else []
+    words += [f"{_counted(len(summary.failures), 'failure')}, told above"] if summary.failures else []
+    Console().print(f"{'; '.join(words)}: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _quality(analysis: Analysis) -> Table:

@@ -95,8 +95,7 @@ class Experiment:
 
     def network_input(self) -> NetworkInput:
         """How clips are preprocessed, and the network's input is made of that."""
-        changes = {name: tuple(value) if isinstance(value, list) else value for name, value in self.input.items()}
-        return network_input(self.network, **changes)
+        return network_input(self.network, **self.input)
 
     def make_protocol(self) -> EvaluationProtocol:
         """The protocol."""

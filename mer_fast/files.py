@@ -26,7 +26,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path).resolve()
     if target.is_dir():
         raise MerFastError(f"{path} is a folder, not a file to write")
-    with _parents(target.parent):
+    with made_folders(target.parent):
         temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
         try:
             temporary.touch()
@@ -60,7 +60,7 @@ def atomic_folder(path: str | os.PathLike[str], names: Collection[str], is_ours:
         foreign = sorted(name for name in names if (target / name).exists())
         if foreign:
             raise MerFastError(f"{path} already holds a {foreign[0]} that mer_fast did not write: choose another folder")
-    with _parents(target.parent):
+    with made_folders(target.parent):
         # Inside an existing folder, since that may be the root of another file system, where a move from its parent would fail.
         temporary = (target if existed else target.parent) / f".{target.name}.{secrets.token_hex(4)}"
         try:
@@ -93,8 +93,13 @@ def _exchange(source: Path, target: Path, names: Collection[str]) -> None:
 
 
 @contextlib.contextmanager
-def _parents(folder: Path) -> Iterator[None]:
-    """Makes `folder` and its parents, and removes again those it made, when empty, if the block raises."""
+def made_folders(folder: Path) -> Iterator[None]:
+    """Makes `folder` and its parents, and when the block ends removes those it made that are empty.
+
+    Raises:
+        MerFastError: `folder` lies below a file.
+        OSError: it cannot be made.
+    """
     missing = [ancestor for ancestor in (folder, *folder.parents) if not ancestor.exists()]
     standing = next(ancestor for ancestor in (folder, *folder.parents) if ancestor.exists())
     if not standing.is_dir():
@@ -102,8 +107,7 @@ def _parents(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
-    except BaseException:
+    finally:
         for ancestor in missing:
             with contextlib.suppress(OSError):
                 ancestor.rmdir()
-        raise

@@ -13,6 +13,7 @@ _STAGES = {
     "tim": "temporal interpolation (TIM)",
     "flow": "TV-L1 optical flow",
     "strain": "optical strain",
+    "network": "the network, and what spoke for its class",
     "total": "total",
 }
 
@@ -42,7 +43,22 @@ could be read. Everything here is about those.</p>
 <p class="note">The apex is the last frame, so the face may still have been on its way, or the whole head moved. A part of the
 video that begins and ends at rest, or another onset, tells more.</p>
 {%- endif %}
-
+{% if s.classification %}{% set c = s.classification %}
+<h2>What the network says: {{ c.predicted }}</h2>
+<p>{{ c.network }}, from <code>{{ c.model }}</code>, on frames {{ s.onset }} to {{ c.offset }}, preprocessed as for its training:
+{%- if c.whole_frame %} the whole frame{% else %} the {{ c.face_box.width }} x {{ c.face_box.height }} pixels at
+x {{ c.face_box.x }}, y {{ c.face_box.y }}{% endif %}, brought to {{ c.width }} x {{ c.height }}.
+It knows these {{ c.classes | length }} classes and no other; the shares are its own opinion of how sure it is.</p>
+{%- if c.whole_frame %}
+<p class="note">This network was trained on whole frames, with no face looked for in them. It can be right only where the
+face fills the frame as it did in its training clips.</p>
+{%- endif %}
+<img src="classes.png" alt="The probability of each class">
+<p>What spoke for it: in the right picture, motion in red places raised the score of {{ c.predicted }} against the other classes,
+and motion in blue places lowered it, compared with a face that stays still (integrated gradients). Strain, in the middle, shows
+where the skin moved at all. Red where nothing strains is a reason for doubt.</p>
+<img src="relevance.png" alt="The apex, strain on it, and what spoke for and against the class">
+{% endif %}
 <h2>The face, before and at the height of the motion</h2>
 <p>The yellow box is where the face was found. It stays in place for the whole video, so that any change inside it is
 motion. The onset is the frame that motion is measured from; the apex is the frame that differs from it most.</p>

@@ -1,5 +1,6 @@
 """Tiny data sets and networks for the tests of evaluation and training."""
 
+import pytest
 import torch
 
 SHAPE = (2, 6, 6)
@@ -55,3 +56,12 @@ def weights(model):
 
 def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny networks wait longer for a second thread than they gain by it. A file that imports this has it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -15,12 +15,14 @@ from benchmarks.cases import (
     cell_case,
     conv_case,
     farneback_flow_case,
+    fold_case,
     optical_strain_case,
     section_case,
     tim_case,
     tvl1_flow_case,
 )
 from benchmarks.conv_cases import Shape
+from benchmarks.fold_cases import Folds
 from benchmarks.recurrent_cases import FORMS, Cell, Section
 from benchmarks.rivals import MissingRival, tim_by_svd
 from mer_fast import MerFastError, ops
@@ -41,6 +43,11 @@ TINY = {
         lambda b=b, c=c: conv_case("conv3d_pool", Shape((2, c, 8, 11, 11), 4, (3, 3, 3), pool=(2, 3, 3)), backward=b)
         for b in (False, True)
         for c in (1, 2)
+    ),
+    "conv_norm_pool": tuple(
+        lambda b=b, f=f: fold_case(f, backward=b)
+        for b in (False, True)
+        for f in (Folds(3, 4, 6, 3, 10, 16, 2, (3, 5, 8)), Folds(2, 3, 0, 4, 7, 5, 1))
     ),
     "recurrent_conv2d": tuple(lambda b=b: section_case(Section((2, 6, 11, 9)), backward=b) for b in (False, True)),
     **{

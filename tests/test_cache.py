@@ -26,6 +26,8 @@ from mer_fast.evaluation import leave_one_subject_out
 from mer_fast.models import create
 from mer_fast.training import Recipe
 
+from .mer_sets import one_thread  # noqa: F401 (the fixture)
+
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = (20, 24)
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from mer_fast import cli, console
 from mer_fast.data import synthetic_clip
 from mer_fast.data.flow_io import read_flow
+from mer_fast.flows import FlowOptions, measure_flows
 
 from .clips import cut, listing, waves, write_video
 
@@ -167,6 +168,21 @@ BAD = {
     "flow without ending": ("flow a.png a.png --output f", ".flo"),
     "flow below a file": ("flow a.png a.png --output file/f.flo", "is a file"),
     "flow into a folder": ("flow a.png a.png --output folder.flo", "is a folder"),
+    "flow of one image": ("flow a.png --output f.flo", "give two"),
+    "flow of three images": ("flow a.png a.png a.png --output f.flo", "give two"),
+    "flow of images by pairs": ("flow a.png a.png --output f.flo --pairs onset", "--pairs"),
+    "strain of images in .flo": ("flow a.png a.png --output f.flo --strain", ".npz"),
+    "flow by no method": ("flow a.png a.png --output f.flo --method magic", "magic"),
+    "flow of no video": ("flow text.mp4 --output flow", "text.mp4"),
+    "flow of a missing video": ("flow nothing.mp4 --output flow", "nothing.mp4"),
+    "flow of an empty folder": ("flow empty --output flow", "empty"),
+    "flow of one frame": ("flow one.avi --output flow", "1 readable frames"),
+    "flow of a missing list": ("flow nothing.txt --output flow", "nothing.txt"),
+    "flow of a faceless video": ("flow waves.avi --output flow --crop face", "no face"),
+    "flow cut to something": ("flow good.avi --output flow --crop hand", "hand"),
+    "flow into its input": ("flow empty --output empty", "is an input"),
+    "flow of clips below a file": ("flow good.avi --output file/flow", "is a file"),
+    "flow of clips to a file": ("flow good.avi --output file", "is a file"),
 }
 
 
@@ -235,6 +251,32 @@ def test_flow_presets_differ(mer_fast, tmp_path):
     assert not np.array_equal(read_flow(tmp_path / "opencv.flo"), read_flow(tmp_path / "ipol.flo"))
 
 
+def test_flow_between_two_images_with_strain(mer_fast, tmp_path):
+    face = skimage.data.astronaut()[40:104, 160:224]
+    cv2.imwrite(str(tmp_path / "a.png"), face)
+    cv2.imwrite(str(tmp_path / "b.png"), np.roll(face, 1, axis=1))
+    assert mer_fast("flow", "a.png", "b.png", "--output", "f.npz", "--strain")[0] == 0
+    with np.load(tmp_path / "f.npz") as arrays:
+        assert arrays["flow"].shape == (2, 64, 64) and arrays["strain"].shape == (1, 64, 64)
+
+
+def test_flow_of_clips_and_what_is_broken(mer_fast, tmp_path, inputs):
+    videos = [inputs / "good.avi", inputs / "text.mp4", inputs / "waves.avi", inputs / "empty.mp4"]
+    code, out, err = mer_fast("flow", *videos, "--output", "out", "--step", 4, "--size", 64)
+    assert code == 1
+    assert [line.split(": ")[0] for line in err] == ["mer-fast", "mer-fast"]
+    assert "text.mp4" in err[0] and "empty.mp4" in err[1]
+    assert out.startswith("4 pairs of 2 clips; ") and out.endswith(" pairs/s; 2 failures, told above: out\n")
+    assert listing(tmp_path) == ["out", "out/good.avi.npy", "out/manifest.json", "out/waves.avi.npy"]
+    code, out, err = mer_fast("flow", videos[0], videos[2], "--output", "out", "--step", 4)
+    assert (code, out, err) == (0, "4 pairs of 2 clips; kept 4 of 4: out\n", [])
+    code, out, err = mer_fast("flow", videos[0], "--output", "out")
+    assert code == 1 and out == "" and len(err) == 1 and "step 4, and this is step 1" in err[0]
+    code, out, _ = mer_fast("flow", videos[0], "--output", "out", "--overwrite")
+    assert code == 0 and out.startswith("11 pairs of 1 clip; ")
+    assert listing(tmp_path) == ["out", "out/good.avi.npy", "out/manifest.json"]
+
+
 def environment() -> dict[str, str]:
     root = str(Path(__file__).parents[1])
     return {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
@@ -255,6 +297,28 @@ def test_an_interrupted_analysis_leaves_nothing(tmp_path, number, word):
     assert process.returncode == 128 + number
     assert err.splitlines() == [f"mer-fast: {word}"]
     assert listing(tmp_path) == ["long.avi"]
+
+
+@pytest.mark.parametrize("side", [64, 1500])
+def test_an_interrupted_flow_ends_within_a_second_and_goes_on(tmp_path, side):
+    """Also where a single pair takes longer: the kernel is not waited for."""
+    write_video(tmp_path / "long.avi", np.concatenate([waves(50, side, side)] * 12) if side < 100 else waves(6, side, side))
+    command = [*COMMAND, "flow", str(tmp_path / "long.avi"), "--output", "out", "--batch", "4"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(listing(tmp_path)) < (6 if side < 100 else 5):  # until pairs are written; of large frames, until there is a journal
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0 if side < 100 else 0.3)
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - started < 3  # one second, on a machine with nothing else to do
+    assert process.returncode == 130
+    assert err == "mer-fast: interrupted; what is measured stays in out, and the same command goes on from there\n"
+    if side < 100:
+        summary = measure_flows([tmp_path / "long.avi"], tmp_path / "out", FlowOptions())
+        assert summary.pairs == 599 and 0 < summary.kept < 599 and summary.kept % 4 == 0
 
 
 def test_a_bar_is_drawn_on_a_terminal_alone(monkeypatch, capfd):

@@ -13,7 +13,7 @@ from mer_fast import evaluation, models
 from mer_fast.evaluation import CrossDatabase, KFold, Split, cross_validate, leave_one_subject_out
 from mer_fast.training import Recipe
 
-from .mer_sets import Tiny, TinySet, gradient_steps, same, weights
+from .mer_sets import Tiny, TinySet, gradient_steps, one_thread, same, weights  # noqa: F401 (the fixture)
 
 RECIPE = Recipe(
     lr=0.05, epochs=3, batch_size=4, statistics=("gray_range",), loss="focal", class_weights="inverse", oversample=True
@@ -304,6 +304,8 @@ SHARED = Tiny()
         ({"threads": 0}, "threads must be at least 1"),
         ({"workers": 1.5}, "workers must be a whole number"),
         ({"make_model": lambda: SHARED}, "fold s01: make_model returned one network twice"),
+        ({"make_model": SHARED}, "make_model must be a function that makes a new network, got Tiny"),
+        ({"train": "ststnet"}, "train must be a Recipe, or a function of a network and its clips, got str"),
         ({"make_model": lambda: 3}, "fold s00: make_model must return a torch.nn.Module, got int"),
         (
             {"make_model": lambda: torch.nn.Flatten(0), "train": lambda model, clips: None},

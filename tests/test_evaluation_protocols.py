@@ -131,6 +131,7 @@ def test_says_what_is_wrong(protocol, who, message):
         ([Fold("x", (0, 1), ())], "fold x is tested on no clip"),
         ([Fold("x", (0,), (2,)), Fold("y", (0,), (2,))], "fold y tests a clip that another fold tests"),
         ([Fold("x", (0,), (2,)), Fold("x", (2,), (0,))], "fold x has the name of another fold"),
+        ([Fold("x", (0,), (4,))], "fold x has clip 4, and the data set 4 clips"),
         ([], "gives no fold"),
     ],
 )

@@ -11,6 +11,8 @@ from mer_fast.evaluation import KFold, LeaveOneSubjectOut, Report, Split, cross_
 from mer_fast.experiment import Experiment, evaluate_network, load_experiment, recipe_names, train_network
 from mer_fast.training import Normalised, Recipe, load_network, save_network
 
+from .mer_sets import one_thread  # noqa: F401 (the fixture)
+
 SMALL = {"network": "ststnet", "recipe": {"lr": 0.01, "epochs": 2, "optimizer": "adam"}}
 
 

@@ -1,6 +1,7 @@
 """`make gpu-check` without a GPU: what it says there, what it would time, and the form of its results."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_check, table
-from benchmarks.cases import OURS, optical_strain_case, tim_case
+from benchmarks import gpu_check, gpu_flow, sanitizer, table
+from benchmarks.cases import OURS, optical_strain_case, tim_case, tvl1_flow_case
 from benchmarks.measure import Ceilings, Timing
+from benchmarks.rivals import MissingRival, Rival
 from mer_fast.ops._registry import OPS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,15 +112,16 @@ def test_results_make_a_table(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_check, "why_not", lambda: None)
     monkeypatch.setattr(gpu_check, "gpu_cases", lambda: small)
     monkeypatch.setattr(gpu_check, "gpu", lambda: device)
-    monkeypatch.setattr(gpu_check, "measure_case", lambda case, timer, limits, _, late: real(case, timer, limits, "cpu", late))
+    monkeypatch.setattr(gpu_check, "measure_case", lambda case, timer, limits, _, *late: real(case, timer, limits, "cpu", *late))
+    monkeypatch.setattr(gpu_flow, "instruction_rate", lambda told: 33e12)
     monkeypatch.setattr("benchmarks.gpu_timer.DeviceTimer", FakeTimer)
     monkeypatch.setattr("benchmarks.gpu_timer.gpu_ceilings", lambda timer: (Ceilings(1e12, 1e13), 1e14))
     monkeypatch.setattr(gpu_check, "RESULTS", tmp_path)
     monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
     assert gpu_check.main(["--skip-build", "--skip-tests", "--no-compile"]) == 0
     result = json.loads((tmp_path / "fake-9000.json").read_text())
-    assert set(result) == {"device", "versions", "commit", "date", "tests", "ceilings", "cases"}
-    assert result["tests"] is None
+    assert set(result) == {"device", "cpu", "versions", "commit", "date", "tests", "sanitizer", "ceilings", "cases"}
+    assert result["tests"] is result["sanitizer"] is None
     assert {"mer_fast", "torch", "CUDA", "nvcc", "Python"} <= set(result["versions"])
     assert [case["op"] for case in result["cases"]] == ["tim", "optical_strain"]
     (loaded,) = table.load(tmp_path)
@@ -129,6 +132,128 @@ def test_results_make_a_table(monkeypatch, tmp_path):
         gpu_check.main(["--skip-build", "--skip-tests", "--only", "conv3d"])
 
 
+# --- flow -------------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def few_faces(monkeypatch):
+    """Pairs of noise in place of faces, two of which are different."""
+    noise = torch.randint(0, 256, (3, 2, 40, 40), dtype=torch.uint8)
+    monkeypatch.setattr("benchmarks.cases.face_pairs", lambda size, batch: noise[:, :batch, :size, :size].unbind())
+    monkeypatch.setattr(gpu_flow, "DISTINCT", 2)
+
+
+def flow_case(batch, rivals=()):
+    case = gpu_flow.flow_case(tvl1_flow_case, 40, batch, gpu_flow.tvl1_instructions(40))
+    return gpu_check.replace(case, rivals=rivals) if rivals else case
+
+
+def test_flow_cases_are_large_batches_and_one_pair():
+    cases = gpu_flow.flow_cases()["tvl1_flow"]
+    assert [(case.shape, case.pairs) for case in cases] == [
+        ("224x224 batch 256", 256), ("128x128 batch 512", 512), ("224x224 batch 1", 1), ("128x128 batch 1", 1)
+    ]  # fmt: skip
+    names = [rival.name for case in cases for rival in case.rivals]
+    assert names == 2 * ["OpenCV DualTVL1, a pair a thread"] + 2 * ["OpenCV DualTVL1"]
+    assert all(case.names("cuda") == [OURS] for case in cases)
+    assert cases[0].bytes_moved == 256 * 224 * 224 * 10
+    # as the kernel's header has it: 3.3 G instructions, 100 microseconds of an H200
+    assert cases[0].instructions / 256 == pytest.approx(3.3e9, rel=0.02)
+
+
+def test_a_batch_repeats_its_pairs(few_faces):
+    onset, apex = flow_case(6).inputs("cpu")
+    assert onset.shape == apex.shape == (6, 40, 40)
+    assert torch.equal(onset[:2], onset[4:]) and not torch.equal(onset[0], onset[1])
+
+
+def test_rivals_on_the_cpu_are_timed_on_a_few_pairs(few_faces, monkeypatch):
+    seen = []
+    rival = Rival("theirs", lambda a, b: lambda: seen.append((a.shape, b.shape)))
+    monkeypatch.setattr(gpu_flow, "interleaved", lambda calls, **_: FakeTimer(0.5)(calls))
+    found = {"seconds": {OURS: 0.01}, "rounds": {}, "missing": {}}
+    gpu_flow.add_rivals_on_cpu(found, flow_case(6, (rival,)))
+    assert seen == [((2, 40, 40), (2, 40, 40))]
+    assert found["seconds"]["theirs, on the CPU"] == 1.5  # 0.5 s for 2 of 6 pairs
+    assert found["timed_pairs"] == {"theirs, on the CPU": 2}
+    assert (found["best_rival"], found["ratio"]) == ("theirs, on the CPU", pytest.approx(150))
+
+
+def test_a_rival_that_is_not_there_is_listed(few_faces):
+    def absent(*frames):
+        raise MissingRival("this OpenCV has no contrib modules")
+
+    found = {"seconds": {OURS: 0.01}, "rounds": {}, "missing": {}}
+    gpu_flow.add_rivals_on_cpu(found, flow_case(2, (Rival("theirs", absent),)))
+    assert found["missing"] == {"theirs, on the CPU": "this OpenCV has no contrib modules"}
+    assert "ratio" not in found
+
+
+def test_fraction_of_the_floor(few_faces):
+    case, limits = flow_case(6), Ceilings(1e9, 1e13)
+    least = case.instructions / 1e12
+    assert gpu_flow.floor(case, 4 * least, limits, 1e12) == {"floor_seconds": least, "of_floor": 0.25}
+    assert gpu_flow.floor(case, 1.0, limits, 1e20)["floor_seconds"] == case.bytes_moved / 1e9  # memory is the limit
+    assert gpu_flow.floor(case, 1.0, limits, None) == gpu_flow.floor(tim_case(6, 4, 20, 10), 1.0, limits, 1e12) == {}
+
+
+def test_instruction_rate(monkeypatch):
+    class Properties:
+        major, minor, multi_processor_count = 9, 0, 132
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: Properties)
+    assert gpu_flow.instruction_rate(lambda *command: "1980") == pytest.approx(33.5e12, rel=1e-2)
+    assert gpu_flow.instruction_rate(lambda *command: "unknown") is None
+
+
+# --- compute-sanitizer ------------------------------------------------------------------------------------------------
+TOOL = """\
+#!/bin/sh
+echo "========= COMPUTE-SANITIZER"
+case $2 in
+  memcheck) echo "all calls made"; echo "========= ERROR SUMMARY: 0 errors";;
+  racecheck) echo "========= Error: Race reported between Write access at tvl1_solve"; echo "all calls made"
+    echo "========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)"; exit 99;;
+  *) echo "========= Error: Device not supported"; exit 1;;
+esac
+"""
+
+
+def test_what_the_sanitizer_says(monkeypatch, tmp_path):
+    (tmp_path / "compute-sanitizer").write_text(TOOL)
+    (tmp_path / "compute-sanitizer").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    told = sanitizer.check(60.0)
+    assert told["memcheck"] == "clean"
+    assert told["racecheck"].startswith("found: Error: Race reported between Write access at tvl1_solve; RACECHECK SUMMARY: 1")
+    assert told["synccheck"] == "did not run: Error: Device not supported"
+    (tmp_path / "compute-sanitizer").write_text("#!/bin/sh\nexec sleep 30")
+    assert sanitizer.run("memcheck", 0.1) == "did not finish within 0 s"
+    assert set(sanitizer.check(5.0).values()) == {"not run, for time"}
+    monkeypatch.setattr(sanitizer.shutil, "which", lambda name: None)
+    assert set(sanitizer.check(60.0).values()) == {"not run: compute-sanitizer is not on this machine"}
+
+
+def test_the_calls_under_the_sanitizer(capsys):
+    sanitizer.calls("cpu")
+    assert capsys.readouterr().out == f"{sanitizer.DONE}\n"
+    # a program that ended early, or was not watched, is not clean
+    assert sanitizer.outcome(0, "========= ERROR SUMMARY: 0 errors").startswith("did not run")
+    assert sanitizer.outcome(0, sanitizer.DONE).startswith("did not run")
+
+
+def test_faults_fail_the_check(monkeypatch, tmp_path, capsys):
+    result = {"device": {"kind": "cuda", "name": "Fake"}, "versions": {}, "commit": "c", "date": "d", "cases": [],
+              "sanitizer": {"memcheck": "clean", "racecheck": "found: a race"}}  # fmt: skip
+    fakes = {"why_not": lambda: None, "build": lambda: True, "check": lambda *_: result, "RESULTS": tmp_path, "ROOT": tmp_path}
+    for name, value in fakes.items():
+        monkeypatch.setattr(gpu_check, name, value)
+    assert gpu_check.main([]) == 1
+    said = capsys.readouterr()
+    assert "compute-sanitizer: memcheck clean, racecheck found: a race." in said.out
+    assert said.err == "gpu-check: compute-sanitizer found faults (racecheck)\n"
+    assert (tmp_path / "fake.json").exists()
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
 def test_nothing_is_timed_after_a_failure(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(gpu_check, "why_not", lambda: None)
     monkeypatch.setattr(gpu_check, "RESULTS", tmp_path)

@@ -7,7 +7,8 @@ from multiprocessing import get_context
 
 import pytest
 
-from benchmarks import kernel_resources, triton_resources
+from benchmarks import dynamic_shared, kernel_resources, triton_resources
+from mer_fast._library import kernel_folder
 from mer_fast.launchers import _config
 from mer_fast.ops._registry import OPS
 
@@ -45,7 +46,15 @@ def fake_triton(monkeypatch):
 
 
 @pytest.fixture
-def fake_nvcc(monkeypatch, tmp_path, found, fake_triton):
+def fake_launches(monkeypatch):
+    """Of both kernels' launches, what they ask for."""
+    found = {"tim": {"tim_weights<double>": {"sm_80": 4096, "sm_86": 4096}}}
+    monkeypatch.setattr(dynamic_shared, "collect", lambda nvcc: found)
+    return found
+
+
+@pytest.fixture
+def fake_nvcc(monkeypatch, tmp_path, found, fake_triton, fake_launches):
     """A compiler of version 13.0.88 that makes `found` of every op."""
     monkeypatch.setattr(kernel_resources, "TABLE", tmp_path / "results" / "kernels.json")
     monkeypatch.setattr(kernel_resources.shutil, "which", lambda name: name)
@@ -79,10 +88,10 @@ def test_spills_are_never_written(fake_nvcc, capsys):
     assert "16 bytes of spills" in capsys.readouterr().out
 
 
-def test_the_table_is_compared_exactly(fake_nvcc, fake_triton, monkeypatch, capsys):
+def test_the_table_is_compared_exactly(fake_nvcc, fake_triton, fake_launches, monkeypatch, capsys):
     clean(fake_nvcc)
     assert kernel_resources.main(["--update"]) == 0
-    expected = {"nvcc": "13.0.88", "triton": "3.9.0", "ops": fake_nvcc | fake_triton}
+    expected = {"nvcc": "13.0.88", "triton": "3.9.0", "ops": fake_nvcc | fake_triton, "dynamic_shared": fake_launches}
     assert json.loads(kernel_resources.TABLE.read_text()) == expected
     assert kernel_resources.main([]) == 0
 
@@ -96,6 +105,31 @@ def test_the_table_is_compared_exactly(fake_nvcc, fake_triton, monkeypatch, caps
 
     fake_nvcc["tim"]["tim_weights<float>"]["sm_80"]["shared"] = 16
     assert kernel_resources.main([]) == 1
+
+
+def test_no_launch_asks_for_more_than_there_is(fake_nvcc, fake_launches, capsys):
+    clean(fake_nvcc)
+    assert kernel_resources.main(["--update"]) == 0
+    launches = fake_launches["tim"]["tim_weights<double>"]
+    launches["sm_86"] = 8192
+    assert kernel_resources.main([]) == 1
+    line = "tim: tim_weights<double> on sm_86 asks for 8192 bytes of shared memory, in the table for 4096 bytes"
+    assert f"FAILED: {line}" in capsys.readouterr().out
+
+    before = kernel_resources.TABLE.read_text()
+    launches["sm_86"] = 99 * 1024 - 2047  # with the 2048 that the compiler told of: one too many
+    assert kernel_resources.main(["--update"]) == 1
+    line = "tim: tim_weights<double> on sm_86 takes 101377 bytes of shared memory, and there are 101376"
+    assert f"FAILED: {line}" in capsys.readouterr().out
+    assert kernel_resources.TABLE.read_text() == before
+    launches["sm_86"] -= 1
+    assert kernel_resources.main(["--update"]) == 0
+
+
+def test_launches_are_read():
+    first, second = dynamic_shared.parse("a<8>\t3\t256\t0\t1\nb\t16\t192\t5000\t8\n\nb\t2\t192\t6000\t1\n\n")
+    assert first[1] == dynamic_shared.Launched("b", blocks=16, threads=192, shared=5000, cluster=8)
+    assert dynamic_shared.most([*first, *second]) == {"b": 6000}
 
 
 def test_another_triton_may_take_other_registers_and_shared_memory(fake_nvcc, fake_triton, monkeypatch, capsys):
@@ -160,6 +194,15 @@ def test_the_committed_table_has_every_op_and_no_spill():
     assert set(table) == {op for op, entry in OPS.items() if {"cuda", "triton"} & set(entry.kernels)}
     assert kernel_resources.spilled(table) == triton_resources.misused_tensor_cores(table) == []
     assert all(set(archs) == set(kernel_resources.ARCHS) for kernels in table.values() for archs in kernels.values())
+
+
+def test_the_committed_table_has_every_launch_with_dynamic_shared_memory():
+    table = json.loads(kernel_resources.TABLE.read_text())
+    taking = {op for op in OPS for file in (kernel_folder() / "cuda").glob(f"{op}*.cuh") if "dynamic_shared<" in file.read_text()}
+    dynamic = table["dynamic_shared"]
+    assert set(dynamic) == taking
+    assert dynamic_shared.over(dynamic, kernel_resources.static_shared(table["ops"])) == []
+    assert all(set(archs) == set(dynamic_shared.GPUS) for kernels in dynamic.values() for archs in kernels.values())
 
 
 def test_the_committed_table_has_every_configuration_of_triton():

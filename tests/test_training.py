@@ -13,7 +13,7 @@ from mer_fast import seeds, training
 from mer_fast.losses import BalancedFocalLoss
 from mer_fast.training import Recipe, epoch_batches, fit
 
-from .mer_sets import Tiny, TinySet, same, weights
+from .mer_sets import Tiny, TinySet, one_thread, same, weights  # noqa: F401 (the fixture)
 
 RECIPE = Recipe(lr=0.05, epochs=4, batch_size=4)
 
@@ -344,6 +344,10 @@ def test_recipes_that_will_not_do(settings, message):
         Recipe.of(settings)
 
 
+def nan_when_tested(logits, target):
+    return F.cross_entropy(logits, target) + (0.0 if logits.requires_grad else torch.nan)
+
+
 def unlike():
     data = TinySet()
     data.inputs = [torch.zeros(2, 6, 6 + i % 2) for i in range(13)]
@@ -367,6 +371,7 @@ def without_subjects():
         (TinySet(sizes=(4,)), FULL, "of 1 subjects none can be held out"),
         (TinySet(), RECIPE.replace(lr=1e30, epochs=50), r"the loss is (nan|inf) in epoch .*\(by step .*lower the rate"),
         (TinySet(), RECIPE.replace(loss=lambda logits, target: logits.sum() / 0), "the loss is .* in epoch 1"),
+        (TinySet(), RECIPE.replace(loss=nan_when_tested, validation=0.3), "the loss on the validation clips is nan in epoch 1"),
     ],
 )
 def test_says_what_is_wrong(data, recipe, message):

@@ -7,6 +7,8 @@ from mer_fast.data.apex_time import apex_time_sequence
 from mer_fast.training import AUGMENTATIONS
 from mer_fast.training.augmentation import augment
 
+from .mer_sets import one_thread  # noqa: F401 (the fixture)
+
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)

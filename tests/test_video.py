@@ -226,6 +226,17 @@ def test_size_that_changes_inside_a_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert_one_line(error)
 
 
+def test_listed_images_are_a_clip_in_their_order(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "clip", ["a.png", "b.png", "c.png"])
+    video = Video.from_images([folder / "c.png", str(folder / "a.png")])
+    assert [index_of(frame) for frame in video.frames()] == [2, 0]
+    assert (video.path, video.fps, video.declared_frames, video.read_frames) == (folder / "c.png", None, 2, 2)
+    with pytest.raises(VideoError, match="no images"):
+        Video.from_images([])
+    with pytest.raises(VideoError, match=r"gone\.png"):
+        Video.from_images([folder / "gone.png"])
+
+
 def test_folder_in_natural_order(tmp_path: Path) -> None:
     names = ["f1.png", "f2.PNG", "f9.bmp", "f10.png", "f11.tif", "f100.jpg", "f101.jpeg"]
     folder = write_images(tmp_path / "clip", names)

@@ -98,7 +98,7 @@ namespace {
 Tensor tvl1_flow(
     const Tensor& frame0, const Tensor& frame1, std::optional<Tensor> initial_flow, double tau, double lam, double theta,
     int64_t scales, double scale_step, int64_t warps, double epsilon, int64_t inner_iterations, int64_t outer_iterations, int64_t median) {
-  Tvl1Frames frames = tvl1_frames(frame0, frame1, initial_flow);
+  FlowFrames frames = flow_frames("tvl1_flow", frame0, frame1, initial_flow, kTvl1MinSide);
   const Tvl1Params params{
       static_cast<float>(tau), static_cast<float>(lam), static_cast<float>(theta), tvl1_count(scales), static_cast<float>(scale_step),
       tvl1_count(warps), static_cast<float>(epsilon), tvl1_count(inner_iterations), tvl1_count(outer_iterations), tvl1_count(median)};

@@ -71,6 +71,7 @@ class OnDevice {
   bool has_clusters() const { return attribute(cudaDevAttrComputeCapabilityMajor) >= 9; }
   // Dynamic shared memory that a block may ask for.
   int shared_bytes() const { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+  int processors() const { return attribute(cudaDevAttrMultiProcessorCount); }
 
  private:
   // More shared memory than every GPU has, and clusters that not every GPU of sm_90 grants, must be asked for.

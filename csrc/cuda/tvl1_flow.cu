@@ -2,39 +2,11 @@
 #include <torch/csrc/stable/library.h>
 
 #include "../tvl1_arguments.h"
-#include "launch.h"
 #include "tvl1_flow_schedule.h"
+#include "workspace.h"
 
 namespace mer_fast {
 namespace {
-
-// Pieces of one allocation, each aligned to 256 bytes; counted first, without memory.
-class Pieces {
- public:
-  explicit Pieces(char* memory) : memory_(memory) {}
-
-  template <typename T>
-  T* take(const char*, Index count) {
-    T* piece = reinterpret_cast<T*>(memory_ + used_);
-    used_ += divide_up(count * static_cast<Index>(sizeof(T)), 256) * 256;
-    return piece;
-  }
-  Index used() const { return used_; }
-
- private:
-  char* memory_;
-  Index used_ = 0;
-};
-
-struct Launcher {
-  const OnDevice& device;
-
-  template <auto kKernel, typename... Arguments>
-  void launch(Index blocks, int threads, int shared, int cluster, Arguments... arguments) {
-    device.launch(kKernel, LaunchShape{blocks, threads, shared, cluster}, arguments...);
-  }
-  void zero(unsigned* data, Index count) { device.zero(data, count * static_cast<Index>(sizeof(unsigned))); }
-};
 
 // The largest cluster of tvl1_solve that the device can hold on chip at this level; 0 where there is none.
 int most_blocks(const OnDevice& device, const Tvl1Size& size, int shared_bytes) {
@@ -48,7 +20,7 @@ int most_blocks(const OnDevice& device, const Tvl1Size& size, int shared_bytes) 
 }
 
 template <typename Element>
-void solve(const OnDevice& device, Tvl1Frames& frames, const Tvl1Params& params, double scale_step, int64_t scales) {
+void solve(const OnDevice& device, FlowFrames& frames, const Tvl1Params& params, double scale_step, int64_t scales) {
   Tvl1Problem<Element> problem{
       params, scale_step, frames.pairs, tvl1_pyramid(frames.height, frames.width, scales, scale_step), {},
       static_cast<const Element*>(frames.frame0.const_data_ptr()), static_cast<const Element*>(frames.frame1.const_data_ptr()),
@@ -56,19 +28,14 @@ void solve(const OnDevice& device, Tvl1Frames& frames, const Tvl1Params& params,
   for (const Tvl1Size& size : problem.sizes) {
     problem.limits.push_back({most_blocks(device, size, device.shared_bytes()), device.shared_bytes()});
   }
-  Launcher launcher{device};
-  Pieces counted(nullptr);
-  Tvl1Schedule<Element, Launcher>(problem, launcher, counted);
-  const Tensor workspace = torch::stable::new_empty(frames.flow, {counted.used()}, ScalarType::Byte);
-  Pieces pieces(static_cast<char*>(workspace.mutable_data_ptr()));
-  Tvl1Schedule<Element, Launcher>(problem, launcher, pieces).run();
+  run_schedule<Tvl1Schedule<Element, Launcher>>(device, frames.flow, problem);
 }
 
 Tensor tvl1_flow(
     const Tensor& frame0, const Tensor& frame1, std::optional<Tensor> initial_flow, double tau, double lam, double theta,
     int64_t scales, double scale_step, int64_t warps, double epsilon, int64_t inner_iterations, int64_t outer_iterations, int64_t median) {
   const OnDevice device("tvl1_flow", frame0);
-  Tvl1Frames frames = tvl1_frames(frame0, frame1, initial_flow);
+  FlowFrames frames = flow_frames("tvl1_flow", frame0, frame1, initial_flow, kTvl1MinSide);
   MER_FAST_CHECK(
       frames.height * frames.width < std::numeric_limits<int32_t>::max(), "tvl1_flow: frame0 has more than 2^31 pixels a frame");
   const Tvl1Params params{

@@ -22,6 +22,7 @@
 // any batch.
 #pragma once
 
+#include "frames.cuh"
 #include "tvl1_flow_median.cuh"
 #include "tvl1_flow_warp.cuh"
 
@@ -36,11 +37,6 @@ __host__ __device__ constexpr Tvl1Grid tvl1_tile_grid() { return {kTvl1TileRows,
 
 // --- frames and pyramid -----------------------------------------------------------------------------------------------
 
-__device__ __forceinline__ bool tvl1_is_bad(unsigned char) { return false; }
-__device__ __forceinline__ bool tvl1_is_bad(float x) { return !(x >= -1.0f && x <= 2.0f); }
-__device__ __forceinline__ float tvl1_gray(unsigned char x) { return widen(x); }
-__device__ __forceinline__ float tvl1_gray(float x) { return 255.0f * x; }
-
 // Frames (pairs, pixels) as 0..255 in images (2, pairs, pixels). A pair with a value that is no gray level of 0..1 is marked.
 template <typename Element>
 __global__ void __launch_bounds__(kTvl1Threads)
@@ -50,8 +46,8 @@ __global__ void __launch_bounds__(kTvl1Threads)
   if (k >= 2 * pairs * pixels) return;
   const Index in_frame = k < pairs * pixels ? k : k - pairs * pixels;
   const Element value = (k < pairs * pixels ? frame0 : frame1)[in_frame];
-  if (tvl1_is_bad(value)) atomicOr(bad + in_frame / pixels, 1u);
-  images[k] = tvl1_gray(value);
+  if (is_bad_gray(value)) atomicOr(bad + in_frame / pixels, 1u);
+  images[k] = gray(value);
 }
 
 // Marks the pairs whose initial flow (pairs, 2, pixels) is not finite.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mer_fast.data._capture import IMAGE_SUFFIXES, Capture, FileCapture, FolderCapture, Frame, image_files
@@ -29,6 +29,7 @@ class Video:
         declared_frames: how many frames the file says it has (containers may be wrong by a few), or how many images the folder
             holds; None where a file says nothing.
         read_frames: how many frames there were; None until an iteration has run to the end.
+        truncated: whether an iteration has come to the end of a file well before the frames it declares.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Video:
     height: int
     declared_frames: int | None
     read_frames: int | None
+    truncated: bool
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Opens a video and decodes its first frame.
@@ -46,11 +48,29 @@ class Video:
             MerFastError: OpenCV is not installed.
         """
         self.path = Path(path)
-        self.read_frames = None
-        self._warned = False
-        self._images = image_files(self.path) if self.path.is_dir() else None
-        if self._images is None:
+        images = image_files(self.path) if self.path.is_dir() else None
+        if images is None:
             _check_file(self.path)
+        self._begin(images)
+
+    @classmethod
+    def from_images(cls, files: Sequence[str | os.PathLike[str]]) -> Video:
+        """A clip of the given image files, in their order; `path` is the first of them.
+
+        Raises:
+            VideoError: no files, or the first is not an image.
+        """
+        if not files:
+            raise VideoError("a clip of no images: give at least one file")
+        video = cls.__new__(cls)
+        video.path = Path(files[0])
+        video._begin([Path(file) for file in files])
+        return video
+
+    def _begin(self, images: list[Path] | None) -> None:
+        self._images = images
+        self.read_frames = None
+        self.truncated = False
         capture = self._open()
         try:
             if isinstance(capture, FileCapture):
@@ -110,11 +130,11 @@ class Video:
 
     def _reached_end(self, count: int) -> None:
         self.read_frames = count
-        if self.declared_frames is None or self._warned:
+        if self.declared_frames is None or self.truncated:
             return
         # Containers round their duration, and frames held back by the codec may never come out.
         if self.declared_frames - count > max(2, self.declared_frames // 100):
-            self._warned = True
+            self.truncated = True
             warnings.warn(
                 f"{self.path}: {count} of {self.declared_frames} declared frames are readable; analysed as far as it reads",
                 TruncatedVideoWarning,

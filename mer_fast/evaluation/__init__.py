@@ -1,5 +1,6 @@
 """Evaluations that can be trusted: folds by subject, pooled predictions, nothing of the test clips in the training."""
 
+from .batched import predict_held_out, train_folds
 from .clips import Dataset, FoldClips, Roster
 from .cross_validation import cross_validate, leave_one_subject_out
 from .engines import ENGINES, Engine
@@ -33,9 +34,11 @@ __all__ = [
     "cross_validate",
     "finish",
     "leave_one_subject_out",
+    "predict_held_out",
     "prepared",
     "result_of",
     "run_fold",
+    "train_folds",
     "uar",
     "uf1",
 ]

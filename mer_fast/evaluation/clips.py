@@ -89,7 +89,7 @@ def _names(dataset: Any, attribute: str, count: int) -> tuple[str, ...] | None:
     wrong = next((name for name in names if not isinstance(name, str)), None)
     if wrong is not None:
         raise MerFastError(f"the data set's {attribute} must be a list of str, got {wrong!r} among them")
-    return tuple(names)
+    return tuple(str(name) for name in names)  # NumPy's strings become plain ones
 
 
 class FoldClips:

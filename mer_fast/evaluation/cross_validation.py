@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ..errors import MerFastError
+from ..training.recipe import Recipe
 from .clips import Dataset
 from .engines import Progress, engine
 from .protocols import EvaluationProtocol, LeaveOneSubjectOut
@@ -86,9 +88,17 @@ def cross_validate(
         MerFastError: a data set, a protocol or settings that do not fit, a clip of a class that the network does not have, a
             loss or prediction that is NaN, or a `resume` folder of another evaluation. What `train` raises passes through.
     """
+    _check_functions(make_model, train)
     engine(folds)  # a wrong name is told before the data set is read
     evaluation = prepared(
         protocol, make_model, dataset, train=train, seed=seed, resume=resume, threads=threads,
         checkpoint_seconds=checkpoint_seconds,
     )  # fmt: skip
     return finish([evaluation], folds=folds, workers=workers, progress=progress)[0]
+
+
+def _check_functions(make_model: Any, train: Any) -> None:
+    if isinstance(make_model, torch.nn.Module) or not callable(make_model):
+        raise MerFastError(f"make_model must be a function that makes a new network, got {type(make_model).__name__}")
+    if isinstance(train, torch.nn.Module) or not (isinstance(train, Recipe) or callable(train)):
+        raise MerFastError(f"train must be a Recipe, or a function of a network and its clips, got {type(train).__name__}")

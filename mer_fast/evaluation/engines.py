@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ..errors import MerFastError
 from ..training.parallel import Ranks
+from .batched import batched
 from .folds import FoldResult, Task, run_fold
 from .processes import processes
 from .protocols import Fold
@@ -48,7 +49,7 @@ def sequential(
         finished(run_fold(task, fold, lambda stage, name=fold.name: tell(f"fold {name}: {stage}")))  # type: ignore[misc]
 
 
-ENGINES: dict[str, Engine] = {"sequential": sequential, "processes": processes, "ray": ray_tasks}
+ENGINES: dict[str, Engine] = {"sequential": sequential, "processes": processes, "batched": batched, "ray": ray_tasks}
 # Those that run the folds of several evaluations as one pool.
 SHARED: dict[str, Callable[..., None]] = {"ray": run_jobs}
 

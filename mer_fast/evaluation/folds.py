@@ -98,6 +98,10 @@ def run_fold(task: Task, fold: Fold, tell: Tell = lambda stage: None) -> FoldRes
             return result_of(task, fold, logits)
         except MerFastError as error:
             raise type(error)(f"fold {fold.name}: {error}") from error
+        except Exception as error:
+            if hasattr(error, "add_note"):  # from Python 3.11 on
+                error.add_note(f"in fold {fold.name}")
+            raise
 
 
 def result_of(task: Task, fold: Fold, logits: torch.Tensor) -> FoldResult:

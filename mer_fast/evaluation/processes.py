@@ -112,25 +112,31 @@ def _worker(job: Path, threads: int) -> Iterator[subprocess.Popen[str]]:
 
 def _feed(worker: subprocess.Popen[str], waiting: queue.SimpleQueue[Fold], answers: queue.SimpleQueue[tuple[str, Any]]) -> None:
     """Gives a worker one fold after the other, until there are none or it fails."""
-    assert worker.stdin is not None and worker.stdout is not None
+    kind = "result"
     with contextlib.suppress(queue.Empty):
-        while True:
+        while kind == "result":
             fold = waiting.get_nowait()
             try:
-                print(json.dumps([fold.name, fold.train, fold.test]), file=worker.stdin, flush=True)
-                answer = worker.stdout.readline()
-            except (OSError, ValueError):  # the pipe of a process that is gone
-                answer = ""
-            if not answer:
-                code = worker.wait()
-                words = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-                hint = "; it may have run out of memory: take fewer workers" if code == -9 else ""
-                answers.put(("error", (MerFastError(f"fold {fold.name}: its process {words}{hint}"), "")))
-                return
-            kind, value = pickle.loads(bytes.fromhex(answer))
+                kind, value = _asked(worker, fold)
+            except Exception as error:  # whoever waits for an answer must get one
+                kind, value = "error", (error, "")
             answers.put((kind, value))
-            if kind == "error":
-                return
+
+
+def _asked(worker: subprocess.Popen[str], fold: Fold) -> tuple[str, Any]:
+    """A worker's answer: ("result", the fold's) or ("error", (an exception, where it was raised))."""
+    assert worker.stdin is not None and worker.stdout is not None
+    answer = ""
+    with contextlib.suppress(OSError, ValueError):  # the pipe of a process that is gone
+        print(json.dumps([fold.name, fold.train, fold.test]), file=worker.stdin, flush=True)
+        answer = worker.stdout.readline()
+    if answer:
+        kind, value = pickle.loads(bytes.fromhex(answer))
+        return kind, value
+    code = worker.wait()
+    words = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    hint = "; it may have run out of memory: take fewer workers" if code == -9 else ""
+    return "error", (MerFastError(f"fold {fold.name}: its process {words}{hint}"), "")
 
 
 class Settings:

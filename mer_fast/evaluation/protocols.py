@@ -117,10 +117,15 @@ def checked_folds(protocol: EvaluationProtocol, roster: Roster) -> tuple[Fold, .
     """The folds of a protocol, of ours or not.
 
     Raises:
-        MerFastError: a side without clips, a subject on both sides, a clip tested twice, or one name for two folds.
+        MerFastError: a side without clips, a clip that is not there, a subject on both sides, a clip tested twice, or one name
+            for two folds.
     """
-    folds, tested, names = tuple(protocol.folds(roster)), set[int](), set[str]()
+    folds = tuple(Fold(str(f.name), tuple(map(int, f.train)), tuple(map(int, f.test))) for f in protocol.folds(roster))
+    tested, names, there = set[int](), set[str](), range(len(roster.labels))
     for fold in folds:
+        outside = next((i for i in (*fold.train, *fold.test) if i not in there), None)
+        if outside is not None:
+            raise MerFastError(f"fold {fold.name} has clip {outside}, and the data set {len(there)} clips")
         both = {roster.subjects[i] for i in fold.train} & {roster.subjects[i] for i in fold.test}
         faults = {
             "trains on no clip": not fold.train,

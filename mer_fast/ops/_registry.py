@@ -14,7 +14,7 @@ class Op(NamedTuple):
 
 OPS: dict[str, Op] = {
     "tvl1_flow": Op(("cpu", "cuda")),
-    "farneback_flow": Op(("cpu",)),
+    "farneback_flow": Op(("cpu", "cuda")),
     "optical_strain": Op(("cpu", "cuda"), backward=("optical_strain_backward",)),
     "tim": Op(("cpu", "cuda")),
     "conv3d": Op(("cpu", "triton")),
@@ -22,4 +22,5 @@ OPS: dict[str, Op] = {
     "recurrent_conv2d": Op(("cpu", "triton"), backward=("recurrent_conv2d_train", "recurrent_conv2d_backward")),
     "conv_lstm": Op(("cpu", "triton"), backward=("conv_lstm_backward",)),
     "conv_gru": Op(("cpu", "triton"), backward=("conv_gru_backward",)),
+    "conv_norm_pool": Op(("cpu",), backward=("conv_norm_pool_backward",)),
 }

@@ -50,6 +50,8 @@ def tvl1_flow(
     """TV-L1 optical flow from `frame0` to `frame1`, with the semantics of OpenCV's DualTVL1OpticalFlow.
 
     Each pair stops by its own test, so the flow of a pair does not depend on the batch, nor on the number of threads.
+    On a GPU too it is the same to the bit in every run; another kind of GPU may sum the stop test's error in another order.
+    There nothing waits for the host, a CUDA graph can capture the call, and the launches do not grow with the batch.
 
     Args:
         frame0, frame1: gray frames (H, W), (N, H, W) or (N, 1, H, W), alike in shape, dtype and device, at least 16
@@ -81,13 +83,13 @@ def tvl1_flow(
         inner_iterations=inner_iterations, outer_iterations=outer_iterations, median=median,
     )  # fmt: skip
     check_frames("tvl1_flow", frame0, frame1, initial_flow, MIN_SIDE)
-    _check_parameters(given)
+    check_parameters(given)
     if runs_reference("tvl1_flow", frame0):
         return reference.tvl1_flow(frame0, frame1, initial_flow=initial_flow, **given)
     return run_pairs("tvl1_flow", frame0, frame1, initial_flow, given)
 
 
-def _check_parameters(given: dict[str, Any]) -> None:
+def check_parameters(given: dict[str, Any]) -> None:
     op = "tvl1_flow"
     for name in ("tau", "lam", "theta"):
         require_number(op, name, given[name], 0)

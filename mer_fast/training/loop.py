@@ -237,6 +237,8 @@ class _Run:
         }  # fmt: skip
         if self.held:
             row["validation_loss"] = found = self._validation_loss()
+            if found - found != 0:
+                raise MerFastError(f"the loss on the validation clips is {found} in epoch {state.epoch}: lower the rate")
             if state.best_loss is None or found < state.best_loss:
                 state.best_loss, state.best_epoch = found, state.epoch
                 self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.dynamic_shared import PROGRAMS, Launched, parse
 from mer_fast._library import kernel_folder
 
 SOURCES = Path(__file__).parent / "cuda_host"
@@ -48,6 +49,27 @@ class Host:
         self.parts: dict[str, Path] = {}  # compiled
         self.programs: dict[tuple[str | Path, str], Path] = {}
 
+    def unwatched(self, source: Path) -> Path:
+        """The program of a kernel file that neither sanitizer nor tracker watches."""
+        runtime = [*RUNTIME["both"], *RUNTIME["bounds"]]
+        self.compile({source.stem: (source, ["-O1"])} | {name: (SOURCES / f"{name}.cpp", RUNTIME_FLAGS) for name in runtime})
+        target = source.with_suffix(".program")
+        check_call([COMPILER, *(self.parts[name] for name in (source.stem, *runtime)), "-o", target])
+        return target
+
+    def launches(self, op: str, problems: Sequence[Sequence[object]]) -> list[list[Launched]]:
+        """What the launcher of `op` launches for each problem, as benchmarks/launches/<op>.cu has them; nothing runs."""
+        if (op, "launches") not in self.programs:
+            if COMPILER is None:
+                pytest.skip("needs GCC (g++)")
+            source = self.folder / f"launches-{op}.cpp"
+            source.write_text(f'#include "cuda_host.h"\n#include "{PROGRAMS / op}.cu"\n')
+            self.programs[op, "launches"] = self.unwatched(source)
+        text = "\n".join(" ".join(str(int(w)) if isinstance(w, bool) else str(w) for w in problem) for problem in problems)
+        done = subprocess.run([self.programs[op, "launches"]], input=text, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return parse(done.stdout)
+
     def program(self, op: str | Path, build: str) -> Path:
         """The program that runs the kernels of `op` in that build ("bounds" or "races")."""
         if (op, build) not in self.programs:
@@ -69,8 +91,7 @@ class Host:
         def job(name: str) -> None:
             source, flags = sources[name]
             target = self.folder / f"{name}.o"
-            include = [f"-I{SOURCES}", f"-I{kernel_folder() / 'cuda'}"]
-            check_call([COMPILER, *LANGUAGE, *flags, *include, "-c", source, "-o", target])
+            check_call([COMPILER, *LANGUAGE, *flags, *includes(), "-c", source, "-o", target])
             self.parts[name] = target
 
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or 2)) as pool:
@@ -100,6 +121,10 @@ class Host:
         assert done.returncode == 0, done.stderr.decode()
         launches, blocks = re.search(rb"launches (\d+) blocks (\d+)", done.stderr).groups()
         return int(launches), int(blocks)
+
+
+def includes() -> list[str]:
+    return [f"-I{SOURCES}", f"-I{kernel_folder() / 'cuda'}"]
 
 
 def check_call(command: Sequence[str | Path | None]) -> None:

@@ -1,44 +1,10 @@
 // TV-L1 flow as the launcher runs it: frames (PAIRS, HEIGHT, WIDTH) twice, the initial flow if INITIAL -> (PAIRS, 2, HEIGHT, WIDTH).
 // BLOCKS: of a cluster at most (1: a GPU without clusters, 0: every level tiled).
-#include <memory>
-
-#include "driver.h"
+#include "schedule.h"
 // after the stand-in
 #include "../../../csrc/cuda/tvl1_flow_schedule.h"
 
 using namespace mer_fast;
-
-struct Launcher {
-  template <auto kKernel, typename... Arguments>
-  void launch(Index blocks, int threads, int shared, int cluster, Arguments... arguments) {
-    mer_fast::launch<kKernel>({blocks, threads, shared, cluster}, arguments...);
-  }
-  void zero(unsigned* data, Index count) {
-    std::memset(data, 0, sizeof(unsigned) * count);
-    host::host_writes(data, sizeof(unsigned) * count);
-  }
-};
-
-// Every piece of working memory ends where its data ends.
-struct Memory {
-  struct Piece {
-    virtual ~Piece() = default;
-  };
-  template <typename T>
-  struct PieceOf : Piece {
-    PieceOf(const char* name, Index count) : buffer(name, count) {}
-    Buffer<T> buffer;
-  };
-  std::vector<std::unique_ptr<Piece>> kept;
-
-  template <typename T>
-  T* take(const char* name, Index count) {
-    auto piece = std::make_unique<PieceOf<T>>(name, count);
-    T* data = piece->buffer.data();
-    kept.push_back(std::move(piece));
-    return data;
-  }
-};
 
 int main(int count, char** words) {
   Program program(
