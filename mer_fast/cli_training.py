@@ -31,7 +31,7 @@ def train(
     from mer_fast.plan import load_plan
     from mer_fast.runs import process_group, train_plan
 
-    plan = load_plan(config, changes=changes or (), seeds=() if seed is None else (seed,), output=output)
+    plan = load_plan(config, "network", changes=changes or (), seeds=() if seed is None else (seed,), output=output)
     with process_group(plan.experiment.device), _progress() as progress:
         trained = train_plan(plan, resume=resume, progress=progress)
         first = _is_first()

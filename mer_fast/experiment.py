@@ -87,9 +87,11 @@ class Experiment:
     def make_model(self) -> torch.nn.Module:
         """A new network."""
         try:
-            return models.create(self.network, self.num_classes, **self.options).to(self.device)
+            model = models.create(self.network, self.num_classes, **self.options)
         except TypeError as error:
             raise MerFastError(f"experiment: options do not fit {self.network}: {error}") from error
+        # Made on the CPU, so that the first weights are the same on every device.
+        return model if self.device == "cpu" else model.to(self.device)
 
     def network_input(self) -> NetworkInput:
         """How clips are preprocessed, and the network's input is made of that."""

@@ -65,6 +65,7 @@ class Plan:
 
 def load_plan(
     source: str | os.PathLike[str],
+    kind: str = "evaluation",
     *,
     changes: Sequence[str] = (),
     seeds: Sequence[int] = (),
@@ -75,6 +76,7 @@ def load_plan(
 
     Args:
         source: the file.
+        kind: what becomes of it; where it names no `output`, that is named after the file and this, as "casme2-evaluation".
         changes: settings that are not as in the file, each as "recipe.lr=0.01".
         seeds, engine, output: the same for these, where they are given.
 
@@ -88,7 +90,7 @@ def load_plan(
             _set(settings, change)
         given = {"seeds": list(seeds) or None, "engine": engine, "output": None if output is None else str(output)}
         settings.update({name: value for name, value in given.items() if value is not None})
-        return _plan(settings, Path(source).stem)
+        return _plan(settings, f"{Path(source).stem}-{kind}")
     except MerFastError as error:
         raise MerFastError(f"{source}: {error}") from error
 
@@ -145,7 +147,7 @@ def _experiment(settings: Mapping[str, Any]) -> Experiment:
             workers=settings.get("workers"), device=device,
         )  # fmt: skip
         with torch.device("meta"):
-            dataclasses.replace(experiment, device="meta").make_model()
+            dataclasses.replace(experiment, device="cpu").make_model()
     except (TypeError, ValueError, AttributeError) as error:
         raise MerFastError(f"options, input, recipe or protocol has a value of a wrong kind: {error}") from error
     _check_fit(experiment)

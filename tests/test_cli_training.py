@@ -25,6 +25,7 @@ protocol: {{name: k-fold, k: 3}}
 cache: "{folder}-cache"
 checkpoint_seconds: 0
 threads: 1
+output: mine
 """
 
 
@@ -118,6 +119,10 @@ def test_goes_on_with_an_evaluation(command, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "mine" / "run.json").read_text())["recipe.lr"] == 0.5
     code, _, err = command("train")
     assert code == 1 and "mine holds a run with another command (evaluate, now train)" in err
+    # Without a folder in the file the two commands have one each.
+    (tmp_path / "mine.yaml").write_text((tmp_path / "mine.yaml").read_text().replace("output: mine", ""))
+    assert "Network: mine-network/network.safetensors" in command("train")[1]
+    assert "Report: mine-evaluation/report.html" in command("evaluate")[1]
 
 
 def test_goes_on_with_a_training(command, tmp_path, monkeypatch):

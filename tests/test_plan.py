@@ -39,7 +39,7 @@ def test_a_recipe_by_its_name_with_changes(plan):
     )
     assert found.seeds == (3, 1) and str(found.output) == "out" and found.threads == 2
     plain = plan(SYNTHETIC + "recipe: ststnet")
-    assert str(plain.output) == "mine" and plain.seeds == (0,) and plain.experiment.recipe.epochs == 500
+    assert str(plain.output) == "mine-evaluation" and plain.seeds == (0,) and plain.experiment.recipe.epochs == 500
 
 
 def test_a_network_and_settings_of_ones_own(plan):
