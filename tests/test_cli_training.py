@@ -187,3 +187,15 @@ def test_killed_by_the_system(command, folder, tmp_path):
     assert command("train", "--set", "recipe.epochs=15")[0] == 0
     found = {name: text for name, text in contents(tmp_path / "mine").items() if not Path(name).name.startswith(".")}
     assert found == contents(tmp_path / "whole")
+
+
+def test_several_data_sets_at_once(command, folder, tmp_path):
+    """Pooled for cross-database; the protocol's one training is on the one, and the report on the other."""
+    make_example_folder("samm", tmp_path / "samm", clips=12, frames=3, size=32)
+    both = f'data=[{{dataset: casme2, folder: "{folder}"}}, {{folder: samm}}]'
+    across = "protocol={name: cross-database, train: casme2, test: samm}"
+    code, _, err = command("train", "--set", both, "--set", across)
+    report = Report.load(tmp_path / "mine" / "report.json")
+    assert (code, err) == (0, "") and {subject.split("/")[0] for subject in report.subjects} == {"samm"}
+    code, _, err = command("train", "--set", both.replace("samm}", "samm, labels: original}"), "--set", across)
+    assert code == 1 and "data: the sources have classes of their own (" in err

@@ -72,6 +72,9 @@ def run_jobs(jobs: Sequence[Job], *, workers: int | None = None, tell: Callable[
                 reference = _first(ray, list(pending))
                 job, fold = pending.pop(reference)
                 job.finished(_result(ray, reference, fold))
+        except SystemError as error:
+            # What a signal's handler raises while Ray waits comes out as the cause of one.
+            raise error.__cause__ or error from None
         finally:
             for reference in pending:
                 ray.cancel(reference, force=True)
