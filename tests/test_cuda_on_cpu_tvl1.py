@@ -44,6 +44,7 @@ def assert_near_reference(flow, frames, given, initial=None, share=0.95):
         ((2, 37, 45), ONE_BLOCK, {}),
         ((2, 37, 45), TILED, {}),
         ((1, 16, 16), ONE_BLOCK, {"scales": 1, "median": 3}),
+        ((1, 16, 16), ONE_BLOCK, {"scales": 3, "scale_step": 0.97, "epsilon": 0.0, "inner_iterations": 4}),  # levels of one size
         ((1, 17, 100), TILED, {"scales": 1, "median": 0, "inner_iterations": 7}),  # two tiles side by side
         ((1, 49, 33), TILED, {"scales": 1, "median": 3, "warps": 1}),  # two above one another
         ((1, 70, 150), CLUSTERS, {"scales": 1, "warps": 1}),  # two blocks of 35 rows

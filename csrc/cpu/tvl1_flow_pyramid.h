@@ -17,9 +17,11 @@ inline void load_frame(const Tvl1Frame& frame, int64_t count, float* image) {
   }
 }
 
-// OpenCV steps by exactly 1 / scale_step on the way down, by the ratio of the sizes on the way up.
+// OpenCV steps by exactly 1 / scale_step on the way down, by the ratio of the sizes on the way up; a level of the same size is
+// a copy.
 inline void shrink(const Tvl1Level& from, const Tvl1Level& to, float* Tvl1Level::*plane, double step, float factor, float* scratch) {
-  const Resizer resizer({from.*plane, from.height, from.width, from.width}, to.width, 1.0 / step, 1.0 / step, factor, scratch);
+  const double scale = from.height == to.height && from.width == to.width ? 1.0 : 1.0 / step;
+  const Resizer resizer({from.*plane, from.height, from.width, from.width}, to.width, scale, scale, factor, scratch);
   for (int64_t y = 0; y < to.height; ++y) resizer.row(y, to.*plane + y * to.width);
 }
 

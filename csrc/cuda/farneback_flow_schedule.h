@@ -88,12 +88,13 @@ class FarnebackSchedule {
   void run() {
     launcher_.zero(bad_, p_.pairs);
     const size_t coarsest = p_.plan.scales.size() - 1;
-    FarnebackFrom from{nullptr, p_.height(coarsest), p_.width(coarsest), p_.plan.growth};
+    FarnebackFrom from{nullptr, p_.height(coarsest), p_.width(coarsest), 1.0f};
     if (p_.initial_flow) from.flow = start(coarsest);
     for (size_t s = p_.plan.scales.size(); s-- > 0;) {
       make_images(s);
       expand(s);
       for (int64_t k = 0; k < p_.plan.params.iterations; ++k) iterate(s, k + 1 == p_.plan.params.iterations, from);
+      from.growth = p_.plan.growth;  // on the way to the next level, even one of the same size
     }
   }
 
@@ -176,7 +177,7 @@ class FarnebackSchedule {
       shared ? launcher_.template launch<farneback_iterate<false, true>>(blocks, threads, shared, 1, step)
              : launcher_.template launch<farneback_iterate<false, false>>(blocks, threads, 0, 1, step);
     }
-    from = {step.flow, step.height, step.width, from.growth};
+    from = {step.flow, step.height, step.width, 1.0f};
     turn_ ^= 1;
   }
 

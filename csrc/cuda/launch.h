@@ -68,7 +68,13 @@ class OnDevice {
 
   void zero(void* data, int64_t bytes) const { check(cudaMemsetAsync(data, 0, static_cast<size_t>(bytes), stream_)); }
 
-  bool has_clusters() const { return attribute(cudaDevAttrComputeCapabilityMajor) >= 9; }
+  // Whether the device has clusters, and this build of the kernel knows of them: code for older ones runs there too.
+  template <typename... Parameters>
+  bool has_clusters(void (*kernel)(Parameters...)) const {
+    cudaFuncAttributes attributes = {};
+    check(cudaFuncGetAttributes(&attributes, kernel));
+    return attribute(cudaDevAttrComputeCapabilityMajor) >= 9 && attributes.ptxVersion >= 90;
+  }
   // Dynamic shared memory that a block may ask for.
   int shared_bytes() const { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
   int processors() const { return attribute(cudaDevAttrMultiProcessorCount); }

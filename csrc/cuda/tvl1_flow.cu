@@ -10,7 +10,7 @@ namespace {
 
 // The largest cluster of tvl1_solve that the device can hold on chip at this level; 0 where there is none.
 int most_blocks(const OnDevice& device, const Tvl1Size& size, int shared_bytes) {
-  if (!device.has_clusters()) return 1;
+  if (!device.has_clusters(tvl1_solve<24>)) return 1;
   const Tvl1Fit fit = tvl1_fit(static_cast<int>(size.height), static_cast<int>(size.width), 16, shared_bytes);
   if (fit.blocks <= kPortableCluster) return kPortableCluster;
   const LaunchShape shape{fit.blocks, fit.grid.threads(), fit.shared_bytes(), fit.blocks};
@@ -27,6 +27,10 @@ void solve(const OnDevice& device, FlowFrames& frames, const Tvl1Params& params,
       frames.initial(), frames.result()};
   for (const Tvl1Size& size : problem.sizes) {
     problem.limits.push_back({most_blocks(device, size, device.shared_bytes()), device.shared_bytes()});
+    MER_FAST_CHECK(
+        problem.fit(problem.limits.size() - 1).blocks > 0 || tvl1_turns(params) <= kTvl1MostTurns,
+        "tvl1_flow: inner_iterations times outer_iterations is too many for frames of this size on a GPU; ask for at most ",
+        kTvl1MostTurns * kTvl1Steps);
   }
   run_schedule<Tvl1Schedule<Element, Launcher>>(device, frames.flow, problem);
 }

@@ -33,6 +33,12 @@ struct Tvl1Problem {
   Index tiles(size_t s) const { return divide_up(sizes[s].height, kTvl1CoreRows) * divide_up(sizes[s].width, kTvl1CoreColumns); }
 };
 
+// Launches of a warp of a tiled level, but for two.
+inline int64_t tvl1_turns(const Tvl1Params& p) {
+  return (static_cast<int64_t>(p.inner_iterations) + kTvl1Steps - 1) / kTvl1Steps * p.outer_iterations;
+}
+constexpr int64_t kTvl1MostTurns = 1 << 20;  // more would never end
+
 // Launcher: launch<kernel>(blocks, threads, bytes of shared memory, blocks of a cluster, arguments...), and zero(pointer,
 // count). Memory: take<T>(name, count).
 template <typename Element, typename Launcher>
@@ -82,7 +88,7 @@ class Tvl1Schedule {
   // OpenCV steps by exactly 1 / scale_step on the way down, by the ratio of the sizes on the way up.
   Tvl1Resize resize(size_t from, size_t to, float factor) const {
     const Tvl1Size in = p_.sizes[from], out = p_.sizes[to];
-    const bool up = to < from, same = to == from;
+    const bool up = to < from, same = in.height == out.height && in.width == out.width;  // then OpenCV copies
     const double scale_y = same ? 1.0 : up ? static_cast<double>(in.height) / static_cast<double>(out.height) : 1.0 / p_.scale_step;
     const double scale_x = same ? 1.0 : up ? static_cast<double>(in.width) / static_cast<double>(out.width) : 1.0 / p_.scale_step;
     return {static_cast<int>(in.height), static_cast<int>(in.width), static_cast<int>(out.height), static_cast<int>(out.width),
@@ -133,7 +139,7 @@ class Tvl1Schedule {
     tiles.across = static_cast<int>(divide_up(level.width, kTvl1CoreColumns));
     constexpr Tvl1Grid grid = tvl1_tile_grid();
     constexpr int kShared = 4 * tvl1_shared_floats(grid, grid.depth(), kTvl1Steps);
-    const int turns = (p_.params.inner_iterations + kTvl1Steps - 1) / kTvl1Steps * p_.params.outer_iterations;
+    const int turns = static_cast<int>(tvl1_turns(p_.params));
     int slot = 0;
     for (int warp = 0; warp < p_.params.warps; ++warp, slot = 1 - slot) {
       launcher_.template launch<tvl1_warp>(

@@ -111,7 +111,7 @@ __device__ __forceinline__ float2 farneback_flow_at(const FarnebackStep& s, Inde
   const float* const u = from.flow + 2 * pair * pixels;
   if (from.height == s.height && from.width == s.width) {
     const Index at = static_cast<Index>(y) * s.width + x;
-    return make_float2(u[at], u[pixels + at]);
+    return make_float2(from.growth * u[at], from.growth * u[pixels + at]);
   }
   const FarnebackBetween rows = farneback_between(y, from.height, s.height), columns = farneback_between(x, from.width, s.width);
   const Index at = static_cast<Index>(rows.low) * from.width + columns.low;

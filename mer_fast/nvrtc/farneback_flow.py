@@ -79,7 +79,7 @@ class Schedule:
 
     def launches(self) -> list[Launch]:
         coarsest, turn = self.scales[-1], 0
-        found, source = [], (0, coarsest.height, coarsest.width)
+        found, source, growth = [], (0, coarsest.height, coarsest.width), 1.0
         if self.frames.initial_flow is not None:
             found.append(self._start(coarsest))
             source, turn = (self.flows[0].data.ptr, coarsest.height, coarsest.width), 1
@@ -88,8 +88,10 @@ class Schedule:
             for k in range(self.given["iterations"]):
                 finest = s == 0 and k + 1 == self.given["iterations"]
                 target = self.flow if finest else self.flows[turn]
-                found.append(self._iterate(self.steps[s], source, target, finest))
+                found.append(self._iterate(self.steps[s], (*source, growth), target, finest))
+                growth = 1.0
                 source, turn = (target.data.ptr, self.scales[s].height, self.scales[s].width), 1 - turn
+            growth = 1 / self.given["pyr_scale"]  # on the way to the next level, even one of the same size
         return found
 
     def _blocks(self, step: Step) -> int:
@@ -124,9 +126,8 @@ class Schedule:
         shared = 4 * 3 * rows * (_farneback.EXPAND_COLUMNS + 2 * radius)
         return Launch(f"farneback_expand<{5 if radius == 5 else 0}>", blocks, THREADS, arguments, shared)
 
-    def _iterate(self, step: Step, source: tuple[int, int, int], target: Any, finest: bool) -> Launch:
+    def _iterate(self, step: Step, start: tuple[int, int, int, float], target: Any, finest: bool) -> Launch:
         pointers = (self.quads.data.ptr, self.twists.data.ptr)
-        start = (*source, 1 / self.given["pyr_scale"])
         bad, memory = self.bad.data.ptr if finest else 0, 0 if step.on_chip else self.off_chip.data.ptr
         words = by_value(
             _farneback.STEP, self.pairs, step.height, step.width, tuple(step.window), tuple(step.tiles), *pointers, start,

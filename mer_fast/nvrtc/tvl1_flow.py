@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import MerFastError
 from ..ops._checks import require
 from ..ops.tvl1_flow import MIN_SIDE, check_parameters
 from . import Launch, _cluster, _tvl1, by_value, compiled, divide_up, run
 from ._flow import Frames, check, prepare, result
 from ._tvl1 import STEPS, THREADS, TILE, Fit, Size
+
+MOST_TURNS = 1 << 20  # launches of a warp of a tiled level: more would never end
 
 # One module for all sizes: it is compiled once, and CuPy keeps it on disk.
 KERNELS = (
@@ -135,7 +138,7 @@ class Schedule:
         """OpenCV steps by exactly 1 / scale_step on the way down, by the ratio of the sizes on the way up."""
         inner, outer = self.sizes[source], self.sizes[target]
         scales = [1 / self.given["scale_step"]] * 2
-        if target <= source:
+        if target <= source or inner == outer:  # of one size: a copy
             scales = [inner.height / outer.height, inner.width / outer.width]
         return (*inner, *outer, *scales, factor)
 
@@ -155,6 +158,11 @@ class Schedule:
         down, across = self.sizes[s].tiles
         tiles = by_value(_tvl1.TILES, *(x.data.ptr for x in self.tiled), down, across)
         turns = divide_up(self.given["inner_iterations"], STEPS) * self.given["outer_iterations"]
+        if turns > MOST_TURNS:
+            raise MerFastError(
+                "tvl1_flow: inner_iterations times outer_iterations is too many for frames of this size on a GPU; "
+                f"ask for at most {MOST_TURNS * STEPS}"
+            )
         pixel_blocks = self.pairs * divide_up(self.sizes[s].pixels, THREADS)
         shared, found, slot = TILE.shared_bytes(TILE.depth, STEPS), [], 0
         for warp in range(self.given["warps"]):

@@ -127,7 +127,9 @@ def _pyramid(x: torch.Tensor, scales: int, step: float, factor: float = 1.0) -> 
         height, width = (round(s * step) for s in levels[-1].shape[-2:])  # half to even, as OpenCV
         if height < MIN_SIDE or width < MIN_SIDE:
             break
-        levels.append(factor * _resize(levels[-1], height, width, 1 / step, 1 / step))
+        last = levels[-1]
+        same = last.shape[-2:] == (height, width)  # then OpenCV copies
+        levels.append(factor * (last if same else _resize(last, height, width, 1 / step, 1 / step)))
     return levels
 
 
@@ -174,9 +176,9 @@ def tvl1_flow(
             raise MerFastError("tvl1_flow: initial_flow has NaN or infinite values; start those pixels from 0")
         start = initial_flow.to(compute).reshape(images0[0].shape[0], 2, *frame0.shape[-2:])
         flow = _pyramid(start, len(images0), scale_step, scale_step)[-1]
-    for image0, image1 in zip(reversed(images0), reversed(images1), strict=True):
+    for level, (image0, image1) in enumerate(zip(reversed(images0), reversed(images1), strict=True)):
         height, width = image0.shape[-2:]
-        if flow.shape[-2:] != image0.shape[-2:]:
+        if level > 0:
             flow = _resize(flow, height, width, flow.shape[-2] / height, flow.shape[-1] / width) / scale_step
         channels = torch.cat([image1, _gradient(image1)], 1)  # (N, 3, H, W)
         dual = flow.new_zeros(flow.shape[0], 2, 2, height, width)
