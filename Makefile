@@ -42,7 +42,7 @@ test-sanitized: install
 	    MER_FAST_LIBRARY=$(SANITIZED)/lib/mer_fast/_ops.so \
 	    $(PYTHON) -m pytest tests/test_tim.py tests/test_optical_strain.py tests/test_tvl1_flow.py tests/test_farneback_flow.py \
 	      tests/test_conv3d.py tests/test_conv3d_pool.py tests/test_recurrent_kernels.py tests/test_recurrent_operators.py \
-	      tests/test_recurrent_bfloat16.py -k "not compile and not export and not opcheck and not lesser and not absurd" || exit 1; \
+	      tests/test_recurrent_bfloat16.py tests/test_conv_norm_pool.py tests/test_conv_norm_pool_errors.py -k "not compile and not export and not opcheck and not lesser and not absurd" || exit 1; \
 	done
 
 # Measures every op against its rivals, writes benchmarks/results/cpu.json and the table in README.md.

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from mer_fast import ops
+from mer_fast.classification import Classification, Classifier
 from mer_fast.comparison import EndpointError, PlantedMotion, Rival, compare_with_opencv, endpoint_error, planted_motion
 from mer_fast.data import (
     Apex,
@@ -23,6 +24,7 @@ from mer_fast.data import (
     Detector,
     TruncatedVideoWarning,
     Video,
+    VideoClip,
     crop,
     face_frames,
     find_face,
@@ -84,6 +86,7 @@ class Analysis:
         planted, error: the known motion and the endpoint error against it; None for an ordinary video.
         opencv: OpenCV's TV-L1 on the same pair, where it was asked for and is installed.
         seconds: by stage, and "total".
+        classification: what a network says, where one was given.
     """
 
     video: VideoFacts
@@ -100,6 +103,7 @@ class Analysis:
     error: EndpointError | None
     opencv: Rival | None
     seconds: dict[str, float]
+    classification: Classification | None = None
 
 
 def analyze(
@@ -107,11 +111,13 @@ def analyze(
     *,
     output: str | os.PathLike[str] | None = None,
     onset: int = 0,
+    offset: int | None = None,
     detector: str | os.PathLike[str] | Sequence[int] | Detector = "lbp",
     size: int = 128,
     num_frames: int = 10,
     apex_method: ApexMethod = "difference",
     compare: bool = False,
+    model: str | os.PathLike[str] | None = None,
     name: str | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Analysis:
@@ -124,17 +130,21 @@ def analyze(
         video: a video file, or a folder of images. With a `truth.npz` beside the images the endpoint error is measured too.
         output: a folder for the report; made when missing. None writes nothing.
         onset: the frame, counted from 0, from which motion is measured.
+        offset: the last frame that is looked at; the video's last unless given.
         detector: as `mer_fast.data.make_detector` takes it.
         size: side of the square face crop, in pixels, at least 16.
         num_frames: frames that TIM makes of the span from onset to apex.
         apex_method: "difference" or "flow", as `mer_fast.data.spot_apex` takes it.
         compare: also run OpenCV's TV-L1 on the same pair, where OpenCV has it.
+        model: a network that `training.save_network` wrote. It is given the clip from onset to offset with the apex found here,
+            preprocessed as for its training, its face box and size included (`classification.Classifier`).
         name: what the report calls the video; its path unless given.
         progress: called with the step, the frames done and the frames in all.
 
     Raises:
         MerFastError: a size or length out of range, no face, not a video, fewer than two readable frames from the onset on,
-            or an output that cannot be a report folder.
+            an offset that is not behind the onset or not in the video, an output that cannot be a report folder, a file that
+            holds no network, or a clip that the network does not take.
 
     Warns:
         TruncatedVideoWarning: the video ends before it says; it is analysed as far as it reads.
@@ -144,6 +154,9 @@ def analyze(
     ):  # fmt: skip
         if not least <= value <= most:
             raise MerFastError(f"{argument} must lie between {least} and {most}, got {value}")
+    if offset is not None and offset <= onset:
+        raise MerFastError(f"offset must lie behind the onset, frame {onset}, got {offset}")
+    classifier = None if model is None else Classifier(model)
     source = Video(video)
     find = make_detector(detector)
     if output is not None and os.path.realpath(output) == os.path.realpath(video):
@@ -151,21 +164,23 @@ def analyze(
     # The folder is opened first: one that cannot be written should be known before minutes of work, not after.
     with contextlib.nullcontext() if output is None else report_folder(output) as folder:
         watch = _Stopwatch()
-        read = _read(source, find, size, onset, apex_method, watch, progress)
+        read = _read(source, find, size, onset, offset, apex_method, watch, progress)
         progress("Measuring the motion", 0, None)
         motion = _measure(read.between, num_frames, watch)
         truth = read_truth(source.path)
         planted = None if truth is None else planted_motion(truth, read.box, size)
         if compare:
             progress("Comparing with OpenCV", 0, None)
+        apex, frames_read = onset + read.spotted.index, onset + len(read.spotted.curve)
+        said = None if classifier is None else _classify(classifier, source, onset, apex, frames_read - 1, watch, progress)
         analysis = Analysis(
-            video=_facts(source, name, onset + len(read.spotted.curve), read.truncated),
+            video=_facts(source, name, frames_read, read.truncated),
             detector=str(detector) if isinstance(detector, (str, os.PathLike)) else type(find).__name__,
-            box=read.box, size=size, onset=onset, apex=onset + read.spotted.index, apex_method=apex_method,
+            box=read.box, size=size, onset=onset, apex=apex, apex_method=apex_method,
             curve=read.spotted.curve, frame=read.frame, motion=motion,
             planted=planted, error=None if planted is None else endpoint_error(motion.flow, planted),
             opencv=compare_with_opencv(read.between[0], read.between[-1], planted) if compare else None,
-            seconds={**watch.seconds, "total": sum(watch.seconds.values())},
+            seconds={**watch.seconds, "total": sum(watch.seconds.values())}, classification=said,
         )  # fmt: skip
         if folder is not None:
             progress("Drawing the report", 0, None)
@@ -212,29 +227,34 @@ def _noticing_truncation() -> Iterator[list[Warning]]:
 
 
 def _read(
-    source: Video, find: Detector, size: int, onset: int, method: ApexMethod, watch: _Stopwatch, progress: Progress
-) -> _Reading:
+    source: Video, find: Detector, size: int, onset: int, offset: int | None, method: ApexMethod, watch: _Stopwatch,
+    progress: Progress,
+) -> _Reading:  # fmt: skip
     with _noticing_truncation() as truncated:
         with watch.stage("face"):
             progress("Finding the face", 0, None)
             box = find_face(source, find)
         with watch.stage("apex"):
-            spotted = _spot(source, box, size, onset, method, progress)
+            spotted = _spot(source, box, size, onset, offset, method, progress)
         with watch.stage("clip"):
             frame, between = _read_span(source, box, size, onset, onset + spotted.index, progress)
     return _Reading(box, spotted, frame, between, bool(truncated))
 
 
-def _spot(source: Video, box: Box, size: int, onset: int, method: ApexMethod, progress: Progress) -> Apex:
-    """Pass one: the apex, counted from the onset, among all frames from the onset on."""
+def _spot(source: Video, box: Box, size: int, onset: int, offset: int | None, method: ApexMethod, progress: Progress) -> Apex:
+    """Pass one: the apex, counted from the onset, among all frames from the onset to the offset."""
     total = None if source.declared_frames is None else max(source.declared_frames - onset, 0)
-    crops = face_frames(source, box, size, start=onset)
+    total = total if offset is None else offset - onset + 1
+    crops = face_frames(source, box, size, start=onset, stop=None if offset is None else offset + 1)
     first = list(islice(crops, 2))
     if len(first) < 2:
         raise VideoError(
             f"{source.path} has {source.read_frames} readable frames, {len(first)} from onset {onset} on: at least 2 are needed"
         )
-    return spot_apex(chain(first, crops), method=method, progress=lambda done: progress("Looking for the apex", done, total))
+    found = spot_apex(chain(first, crops), method=method, progress=lambda done: progress("Looking for the apex", done, total))
+    if offset is not None and len(found.curve) <= offset - onset:
+        raise VideoError(f"{source.path} has {onset + len(found.curve)} readable frames: offset {offset} is none of them")
+    return found
 
 
 def _read_span(source: Video, box: Box, size: int, onset: int, apex: int, progress: Progress) -> tuple[Frame, Frame]:
@@ -259,6 +279,15 @@ def _measure(between: Frame, num_frames: int, watch: _Stopwatch) -> Motion:
     with watch.stage("strain"):
         strain = ops.optical_strain(flow[None])[0]
     return Motion(between=between, clip=clip.numpy(), flow=flow.numpy(), strain=strain.numpy())
+
+
+def _classify(
+    classifier: Classifier, source: Video, onset: int, apex: int, offset: int, watch: _Stopwatch, progress: Progress
+) -> Classification:
+    progress("Preparing the clip for the network", 0, None)
+    with watch.stage("network"):
+        clip = VideoClip(source, onset, apex, offset)
+        return classifier(clip, lambda done, total: progress("Asking the network why", done, total))
 
 
 def _facts(source: Video, name: str | None, frames_read: int, truncated: bool) -> VideoFacts:

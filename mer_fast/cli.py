@@ -12,13 +12,14 @@ from typing import Annotated, Any
 
 import typer
 
-from mer_fast import cli_data, console
+from mer_fast import cli_data, cli_training, console
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Facial micro-expression recognition made fast: flow, strain, temporal interpolation.",
 )  # fmt: skip
 app.add_typer(cli_data.app, name="data")
+cli_training.add_to(app)
 
 
 class ApexMethod(str, Enum):
@@ -73,11 +74,15 @@ def analyze(
     video: Annotated[Path, typer.Argument(help="A video file, or a folder of images.")],
     output: Annotated[Path | None, typer.Option(help="Folder for the report. [default: named after the video]")] = None,
     onset: Annotated[int, typer.Option(help="Frame that motion is measured from, counted from 0.")] = 0,
+    offset: Annotated[int | None, typer.Option(help="Last frame that is looked at. [default: the video's last]")] = None,
     detector: Annotated[str, typer.Option(help="lbp, opencv, a YuNet .onnx file, or the face box as x,y,width,height.")] = "lbp",
     size: Annotated[int, typer.Option(help="Side of the face crop, in pixels.")] = 128,
     frames: Annotated[int, typer.Option(help="Frames that temporal interpolation makes.")] = 10,
     apex: Annotated[ApexMethod, typer.Option(help="How the apex is found.")] = ApexMethod.difference,
     compare: Annotated[bool, typer.Option("--compare", help="Run OpenCV's TV-L1 on the same frames too.")] = False,
+    model: Annotated[
+        Path | None, typer.Option(help="A trained network (network.safetensors): its class for the clip, and why.")
+    ] = None,
 ) -> None:
     """Find the face, the apex and the motion in a video, and write a report."""
     from mer_fast.analysis import analyze as run
@@ -85,8 +90,8 @@ def analyze(
     folder = output or default_output(video)
     with console.progress() as progress:
         analysis = run(
-            video, output=folder, onset=onset, detector=detector, size=size, num_frames=frames, apex_method=apex.value,
-            compare=compare, progress=progress,
+            video, output=folder, onset=onset, offset=offset, detector=detector, size=size, num_frames=frames,
+            apex_method=apex.value, compare=compare, model=model, progress=progress,
         )  # fmt: skip
     console.print_analysis(analysis, folder)
 

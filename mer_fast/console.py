@@ -132,6 +132,10 @@ def print_analysis(analysis: Analysis, folder: Path) -> None:
     found.add_row("onset, apex", f"frame {analysis.onset}, frame {analysis.apex}{later}")
     if analysis.planted is not None:
         found.add_row("planted apex", f"frame {analysis.planted.apex}")
+    said = analysis.classification
+    if said is not None:
+        pairs = zip(said.classes, said.probabilities, strict=True)
+        found.add_row(said.network, escape(", ".join(f"{name} {100 * share:.1f}%" for name, share in pairs)))
     console.print(found)
     if analysis.error is not None or analysis.opencv is not None:
         console.print(_quality(analysis))

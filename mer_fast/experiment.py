@@ -17,17 +17,20 @@ from .errors import MerFastError
 from .evaluation import (
     CompositeDatabase,
     CrossDatabase,
+    Evaluation,
     EvaluationProtocol,
     KFold,
     LeaveOneSubjectOut,
     Report,
     Split,
-    cross_validate,
+    finish,
+    prepared,
 )  # fmt: skip
 from .seeds import derive, isolated
 from .training import Recipe, fit
 from .training.loop import Progress
 from .training.network_file import save_network
+from .training.parallel import Ranks
 
 RECIPES = Path(__file__).parent / "training" / "recipes"
 PROTOCOLS: dict[str, type[Any]] = {
@@ -52,6 +55,7 @@ class Experiment:
         folds: the engine, as of `evaluation.cross_validate`.
         seed: of folds, or of the training.
         threads, workers: as of `evaluation.cross_validate`.
+        device: what the network is trained on, as "cpu" or "cuda".
 
     Raises:
         MerFastError: a network, protocol or setting that does not exist or is out of range.
@@ -67,6 +71,7 @@ class Experiment:
     seed: int = 0
     threads: int = 1
     workers: int | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if isinstance(self.recipe, Mapping):
@@ -82,14 +87,15 @@ class Experiment:
     def make_model(self) -> torch.nn.Module:
         """A new network."""
         try:
-            return models.create(self.network, self.num_classes, **self.options)
+            model = models.create(self.network, self.num_classes, **self.options)
         except TypeError as error:
             raise MerFastError(f"experiment: options do not fit {self.network}: {error}") from error
+        # Made on the CPU, so that the first weights are the same on every device.
+        return model if self.device == "cpu" else model.to(self.device)
 
     def network_input(self) -> NetworkInput:
         """How clips are preprocessed, and the network's input is made of that."""
-        changes = {name: tuple(value) if isinstance(value, list) else value for name, value in self.input.items()}
-        return network_input(self.network, **changes)
+        return network_input(self.network, **self.input)
 
     def make_protocol(self) -> EvaluationProtocol:
         """The protocol."""
@@ -102,6 +108,15 @@ class Experiment:
         except TypeError as error:
             raise MerFastError(f"experiment: protocol {self.protocol!r}: {error}") from error
         return protocol
+
+    def evaluation(
+        self, dataset: Any, resume: str | os.PathLike[str] | None = None, checkpoint_seconds: float = 30.0
+    ) -> Evaluation:
+        """Its evaluation on a data set, before any fold is run: `evaluation.finish` runs it."""
+        return prepared(
+            self.make_protocol(), partial(Experiment.make_model, self), dataset, train=self.recipe, seed=self.seed,
+            threads=self.threads, resume=resume, checkpoint_seconds=checkpoint_seconds,
+        )  # fmt: skip
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], **changes: Any) -> Experiment:
@@ -131,21 +146,11 @@ def load_experiment(source: str | os.PathLike[str], **changes: Any) -> Experimen
     Raises:
         MerFastError: no such file or recipe, no YAML, settings that will not do, or PyYAML is not installed.
     """
-    try:
-        import yaml
-    except ImportError as error:
-        raise MerFastError(f'YAML files need PyYAML ({error}): pip install "mer_fast[train]"') from error
     path = RECIPES / f"{source}.yaml" if str(source) in recipe_names() else Path(source)
+    if not path.is_file():
+        raise MerFastError(f"{source} is neither a file nor one of the recipes {', '.join(recipe_names())}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MerFastError(f"{source} is neither a file nor one of the recipes {', '.join(recipe_names())}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise MerFastError(f"{source} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, Mapping):
-        raise MerFastError(f"{source} must hold settings by name (network, recipe, ...)")
-    try:
-        return Experiment.of(_with_numbers(content), **changes)
+        return Experiment.of(read_settings(path), **changes)
     except MerFastError as error:
         raise MerFastError(f"{source}: {error}") from error
 
@@ -162,6 +167,7 @@ def train_network(
     *,
     classes: Sequence[str] | None = None,
     tensorboard: bool = False,
+    checkpoint_seconds: float = 30.0,
     progress: Progress | None = None,
 ) -> Path:
     """Trains a network on all clips, and writes it to `output/network.safetensors` (`training.load_network`).
@@ -174,7 +180,7 @@ def train_network(
         output: a folder; made where it is missing.
         classes: names of the classes; their numbers unless given.
         tensorboard: whether to log for TensorBoard too.
-        progress: as of `training.fit`.
+        checkpoint_seconds, progress: as of `training.fit`.
 
     Raises:
         MerFastError: what `training.fit` raises, or not as many names as classes.
@@ -187,11 +193,12 @@ def train_network(
     with isolated(derive(experiment.seed, "network")):
         model = experiment.make_model()
     trained = fit(
-        model, dataset, experiment.recipe, seed=experiment.seed, checkpoint=checkpoint, log=folder,
-        tensorboard=tensorboard, progress=progress,
+        model, dataset, experiment.recipe, seed=experiment.seed, checkpoint=checkpoint,
+        checkpoint_seconds=checkpoint_seconds, log=folder, tensorboard=tensorboard, progress=progress,
     )  # fmt: skip
-    save_network(file, trained.model, experiment.network, names, experiment.options, experiment.input)
-    checkpoint.unlink(missing_ok=True)
+    if Ranks.now().writes:
+        save_network(file, trained.model, experiment.network, names, experiment.options, experiment.input)
+        checkpoint.unlink(missing_ok=True)
     return file
 
 
@@ -216,13 +223,41 @@ def evaluate_network(
         MerFastError: what `evaluation.cross_validate` raises.
     """
     folder = Path(output)
-    report = cross_validate(
-        experiment.make_protocol(), partial(Experiment.make_model, experiment), dataset, train=experiment.recipe,
-        folds=experiment.folds, seed=experiment.seed, threads=experiment.threads, workers=experiment.workers,
-        resume=folder / "folds-done", progress=progress,
-    )  # fmt: skip
+    evaluation = experiment.evaluation(dataset, folder / "folds-done")
+    report = finish([evaluation], folds=experiment.folds, workers=experiment.workers, progress=progress)[0]
     report.save(folder / "report.json")
     return report
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings by name that a YAML file holds.
+
+    Raises:
+        MerFastError: no such file, no YAML, no settings, or PyYAML is not installed.
+    """
+    try:
+        content = from_yaml(Path(path).read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise MerFastError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not isinstance(content, Mapping):
+        raise MerFastError(f"{path} must hold settings by name (network, recipe, ...)")
+    return dict(content)
+
+
+def from_yaml(text: str, name: str) -> Any:
+    """A value from YAML, numbers such as 5e-5 included.
+
+    Raises:
+        MerFastError: it is none, or PyYAML is not installed.
+    """
+    try:
+        import yaml
+    except ImportError as error:
+        raise MerFastError(f'YAML files need PyYAML ({error}): pip install "mer_fast[train]"') from error
+    try:
+        return _with_numbers(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise MerFastError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
 
 
 def _with_numbers(value: Any) -> Any:

@@ -19,9 +19,11 @@ from mer_fast.files import atomic_folder
 
 if TYPE_CHECKING:
     from mer_fast.analysis import Analysis
+    from mer_fast.classification import Classification
 
 PAGE, SUMMARY, ARRAYS = "report.html", "summary.json", "flow.npz"
 PICTURES = ("face.png", "onset.png", "apex.png", "curve.png", "tim.png", "flow.png", "strain.png", "planted.png")
+NETWORK_PICTURES = ("classes.png", "relevance.png")  # where a network was given
 _PROGRAM = "mer_fast"
 _CURVES = {
     "difference": "difference from the onset frame\n(gray levels)",
@@ -31,7 +33,7 @@ _CURVES = {
 
 def report_folder(path: str | os.PathLike[str]) -> AbstractContextManager[Path]:
     """Gives a temporary folder for `write_report`, and moves its files into `path` when the block succeeds: `atomic_folder`."""
-    return atomic_folder(path, (PAGE, SUMMARY, ARRAYS, *PICTURES), _is_report)
+    return atomic_folder(path, (PAGE, SUMMARY, ARRAYS, *PICTURES, *NETWORK_PICTURES), _is_report)
 
 
 def write_report(analysis: Analysis, folder: Path) -> None:
@@ -77,6 +79,23 @@ def summarize(analysis: Analysis) -> dict[str, Any]:
         "opencv": _opencv(analysis),
         "seconds": {stage: round(seconds, 6) for stage, seconds in analysis.seconds.items()},
         "versions": _versions(),
+        **({} if analysis.classification is None else {"classification": _classification(analysis.classification)}),
+    }
+
+
+def _classification(said: Classification) -> dict[str, Any]:
+    box = said.box
+    return {
+        "model": said.model,
+        "network": said.network,
+        "classes": list(said.classes),
+        "probabilities": [float(share) for share in said.probabilities],
+        "predicted": said.classes[said.predicted],
+        "offset": said.offset,
+        "whole_frame": said.whole_frame,
+        "face_box": {"x": box.x, "y": box.y, "width": box.width, "height": box.height},
+        "height": said.apex.shape[0],
+        "width": said.apex.shape[1],
     }
 
 
@@ -140,6 +159,10 @@ def _draw(analysis: Analysis, folder: Path) -> None:
     }
     if analysis.planted is not None:
         figures["planted.png"] = draw.flow_figure(analysis.planted.flow, onset, scale)
+    said = analysis.classification
+    if said is not None:
+        figures["classes.png"] = draw.classes_figure(said.classes, said.probabilities)
+        figures["relevance.png"] = draw.relevance_figure(said.apex, said.strain, said.relevance, said.classes[said.predicted])
     for name, figure in figures.items():
         draw.save_figure(figure, folder / name)
 

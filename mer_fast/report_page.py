@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mer_fast.page_style import STYLE
+
 _STAGES = {
     "face": "finding the face",
     "apex": "reading the video, finding the apex",
@@ -11,34 +13,21 @@ _STAGES = {
     "tim": "temporal interpolation (TIM)",
     "flow": "TV-L1 optical flow",
     "strain": "optical strain",
+    "network": "the network, and what spoke for its class",
     "total": "total",
 }
 
-_TEMPLATE = """<!doctype html>
+_TEMPLATE = (
+    """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Facial motion in {{ s.video }}</title>
 <style>
-  body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 62rem; margin: 2rem auto;
-    padding: 0 1rem; }
-  h1 { font-size: 1.5rem; line-height: 1.25; margin-bottom: .3rem; overflow-wrap: anywhere; }
-  h2 { font-size: 1.1rem; margin: 2.2rem 0 .4rem; }
-  p { max-width: 46rem; }
-  .lead { font-size: 1.1rem; margin-top: 0; }
-  .note { border-left: 4px solid #dd9b00; background: #fff8e6; padding: .5rem .8rem; }
-  img { max-width: 100%; height: auto; display: block; }
-  .row { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
-  .row img { flex: 1 1 14rem; min-width: 0; max-width: 20rem; }
-  table { border-collapse: collapse; margin: .6rem 0; }
-  td, th { text-align: left; padding: .25rem 1.2rem .25rem 0; border-bottom: 1px solid #e4e4e4; vertical-align: top;
-    font-weight: normal; }
-  thead th { color: #666; }
-  td.number { text-align: right; font-variant-numeric: tabular-nums; }
-  code { font-size: .92em; background: #f4f4f4; padding: .05em .25em; }
-  footer { margin-top: 2.5rem; color: #666; font-size: .9rem; }
-</style>
+"""
+    + STYLE
+    + """</style>
 </head>
 <body>
 <h1>Facial motion in {{ s.video }}</h1>
@@ -54,7 +43,22 @@ could be read. Everything here is about those.</p>
 <p class="note">The apex is the last frame, so the face may still have been on its way, or the whole head moved. A part of the
 video that begins and ends at rest, or another onset, tells more.</p>
 {%- endif %}
-
+{% if s.classification %}{% set c = s.classification %}
+<h2>What the network says: {{ c.predicted }}</h2>
+<p>{{ c.network }}, from <code>{{ c.model }}</code>, on frames {{ s.onset }} to {{ c.offset }}, preprocessed as for its training:
+{%- if c.whole_frame %} the whole frame{% else %} the {{ c.face_box.width }} x {{ c.face_box.height }} pixels at
+x {{ c.face_box.x }}, y {{ c.face_box.y }}{% endif %}, brought to {{ c.width }} x {{ c.height }}.
+It knows these {{ c.classes | length }} classes and no other; the shares are its own opinion of how sure it is.</p>
+{%- if c.whole_frame %}
+<p class="note">This network was trained on whole frames, with no face looked for in them. It can be right only where the
+face fills the frame as it did in its training clips.</p>
+{%- endif %}
+<img src="classes.png" alt="The probability of each class">
+<p>What spoke for it: in the right picture, motion in red places raised the score of {{ c.predicted }} against the other classes,
+and motion in blue places lowered it, compared with a face that stays still (integrated gradients). Strain, in the middle, shows
+where the skin moved at all. Red where nothing strains is a reason for doubt.</p>
+<img src="relevance.png" alt="The apex, strain on it, and what spoke for and against the class">
+{% endif %}
 <h2>The face, before and at the height of the motion</h2>
 <p>The yellow box is where the face was found. It stays in place for the whole video, so that any change inside it is
 motion. The onset is the frame that motion is measured from; the apex is the frame that differs from it most.</p>
@@ -136,6 +140,7 @@ y {{ s.face_box.y }} (detector: {{ s.detector }})</td></tr>
 </body>
 </html>
 """
+)
 
 
 def render_page(summary: dict[str, Any]) -> str:

@@ -35,7 +35,8 @@ def save(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, torch.Te
     _, save_bytes = _safetensors()
     plain = _apart(tensors)
     text = json.dumps({"kind": kind, "format": _FORMAT, **header})
-    content = save_bytes(plain, {_KEY: text, "checksum": _checksum(plain, text)})
+    # One entry, since the library writes several in an order that differs from process to process.
+    content = save_bytes(plain, {_KEY: f"{_checksum(plain, text)} {text}"})
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
@@ -55,8 +56,8 @@ def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, torch.Tenso
         with open_file(str(path), "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
-        text = metadata.get(_KEY, "")
-        whole = metadata.get("checksum") == _checksum(tensors, text)
+        checksum, _, text = metadata.get(_KEY, "").partition(" ")
+        whole = checksum == _checksum(tensors, text)
         header = json.loads(text) if whole else {}
     except Exception as error:  # the library has an error of its own, and passes on others
         raise DamagedFileError(f"{path} cannot be read ({error}): it is damaged, or not of mer_fast; delete it") from error

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import os
+import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -161,6 +163,48 @@ def strain_figure(strain: Field, face: Image | None = None) -> Figure:
     return figure
 
 
+def classes_figure(classes: Sequence[str], probabilities: Field) -> Figure:
+    """The probability of each class as a bar, (C,), the most probable one in colour."""
+    places = np.arange(len(classes))
+    best = int(np.argmax(probabilities))
+    figure = _figure(7.0, 0.6 + 0.42 * len(classes))
+    axes = figure.add_subplot()
+    axes.barh(places, probabilities, color=[_APEX if place == best else "#b8b8b8" for place in places], height=0.66)
+    for place, share in enumerate(probabilities):
+        axes.text(float(share) + 0.01, place, f"{100 * share:.1f}%", va="center", fontsize=10, color=_INK)
+    axes.set_yticks(places, [_short(name) for name in classes], fontsize=11, parse_math=False)
+    axes.set_xlim(0.0, 1.12)
+    axes.set_xticks([])
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    return figure
+
+
+def relevance_figure(apex: Image, strain: Field, relevance: Field, name: str) -> Figure:
+    """The apex (H, W) gray; strain (H, W) as heat on it; and what spoke for a class (red) and against it (blue), (H, W)."""
+    figure = _figure(11.6, 4.0 * max(1.0, apex.shape[0] / apex.shape[1]))
+    figure.set_layout_engine("constrained")
+    panels = figure.subplots(1, 3)
+    for panel in panels:
+        _show(panel, apex)
+    panels[0].set_title("Apex, as the network reads it", fontsize=11)
+    top = (float(np.percentile(strain, _FULL_COLOR_PERCENTILE)) if np.isfinite(strain).all() else 0.0) or 1.0
+    heat = panels[1].imshow(strain, cmap="inferno", vmin=0.0, vmax=top, alpha=np.clip(strain / top, 0.0, 1.0) * 0.85)
+    panels[1].set_title("Where the skin strains", fontsize=11)
+    # Single pixels say little: neighbours are added up, within a fortieth of the picture.
+    smooth = _smoothed(relevance, max(relevance.shape) / 40)
+    most = float(np.percentile(np.abs(smooth), _FULL_COLOR_PERCENTILE)) or 1.0
+    shown = np.clip(smooth / most, -1.0, 1.0)
+    push = panels[2].imshow(shown, cmap="RdBu_r", vmin=-1.0, vmax=1.0, alpha=np.abs(shown) * 0.85)
+    panels[2].set_title(f"What speaks for {_short(name)} (red)\nand against it (blue)", fontsize=11, parse_math=False)
+    for panel, drawn, label in ((panels[1], heat, "strain (pixels per pixel)"), (panels[2], push, "share of the strongest")):
+        bar = figure.colorbar(drawn, ax=panel, fraction=0.045, pad=0.02)
+        bar.set_label(label, fontsize=9)
+        bar.ax.tick_params(labelsize=8)
+    return figure
+
+
 def curve_figure(curve: Field, onset: int, apex: int, fps: float | None, label: str) -> Figure:
     """How far each frame is from the onset frame, with onset and apex marked.
 
@@ -206,6 +250,50 @@ def tim_figure(clip: Image, columns: int = 5) -> Figure:
     return figure
 
 
+def confusion_figure(confusion: npt.NDArray[np.integer[Any]], classes: Sequence[str]) -> Figure:
+    """A confusion matrix (C, C), rows the true classes: counts, and the share of its row as the strength of the colour."""
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    side = 2.2 + 0.95 * len(classes)
+    figure = _figure(side + 0.6, side)
+    figure.set_layout_engine("constrained")
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    for row, column in np.ndindex(*confusion.shape):
+        axes.text(
+            column, row, f"{confusion[row, column]}\n{shares[row, column]:.0%}", ha="center", va="center", fontsize=11,
+            color="white" if shares[row, column] > 0.55 else "#222222",
+        )  # fmt: skip
+    places = range(len(classes))
+    axes.set_xticks(places, classes, rotation=30 if len(classes) > 3 else 0, fontsize=10)
+    axes.set_yticks(places, classes, fontsize=10)
+    axes.set_xlabel("taken for", fontsize=11)
+    axes.set_ylabel("is", fontsize=11)
+    axes.set_xticks(np.arange(len(classes) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(classes) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def clip_figure(onset: Image, apex: Image, flow: Field) -> Figure:
+    """A clip in one row: the gray crops (H, W) of onset and apex, the flow between them (2, H, W) as colours, and their wheel."""
+    figure = _figure(10.2, 2.9)
+    panels = figure.subplots(1, 4, width_ratios=[3, 3, 3, 2.4])
+    scale = flow_scale(flow)
+    lengths = np.maximum(np.hypot(flow[0], flow[1]), 1e-12)
+    for panel, picture, title in zip(panels, (onset, apex), ("onset", "apex"), strict=False):
+        _show(panel, picture)
+        panel.set_title(title, fontsize=11)
+    panels[2].imshow(color_flow(flow * np.minimum(1.0, 0.9999 * scale / lengths), scale), interpolation="nearest")
+    panels[2].set(xticks=[], yticks=[])
+    panels[2].set_title("motion between them", fontsize=11)
+    _draw_legend(panels[3], scale)
+    panels[3].set_title(f"the rim is {scale:.2g} px", fontsize=10)
+    figure.tight_layout()
+    return figure
+
+
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -237,6 +325,18 @@ def _draw_arrows(axes: Axes, flow: Field, face: Image, scale: float) -> float:
     axes.set_xlim(-0.5, width - 0.5)
     axes.set_ylim(height - 0.5, -0.5)
     return times
+
+
+def _smoothed(field: Field, sigma: float) -> Field:
+    from scipy.ndimage import gaussian_filter
+
+    smooth: Field = gaussian_filter(np.asarray(field, dtype=np.float64), sigma)
+    return smooth
+
+
+def _short(name: str) -> str:
+    """A class's name on one line that fits a picture."""
+    return textwrap.shorten(name, 32, placeholder=" ...") or name[:32]
 
 
 def _round_factor(factor: float) -> float:

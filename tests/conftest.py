@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from .kit.cuda_host import host  # noqa: F401
+from .kit.fake_cupy import cupy, kernel_programs  # noqa: F401
 
 
 def pytest_addoption(parser):

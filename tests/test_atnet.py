@@ -207,7 +207,7 @@ APEX, SEQUENCE = torch.rand(2, 1, 224, 224), torch.rand(2, 64, 128)
         (lambda: small()(APEX[..., 1:], SEQUENCE), r"apex must be .*, got \(2, 1, 224, 223\)"),
         (lambda: small()(APEX.expand(2, 3, 224, 224), SEQUENCE), r"apex must be .*, got \(2, 3, 224, 224\)"),
         (lambda: small()(None, SEQUENCE), "apex must be .*, got NoneType"),
-        (lambda: small()(APEX.to(torch.uint8), SEQUENCE), r"apex must be a float tensor, got torch.uint8; convert it with"),
+        (lambda: small()(APEX.to(torch.uint8), SEQUENCE), r"apex must be a float tensor, got torch.uint8; convert it to float32"),
         (lambda: small()(APEX, SEQUENCE[0]), r"sequence must be a tensor of shape \(N, 64, 128\), got \(64, 128\)"),
         (lambda: small()(APEX, SEQUENCE.mT), r"sequence must be .*, got \(2, 128, 64\)"),
         (lambda: small()(APEX, SEQUENCE[:1]), "apex and sequence must be of the same clips, got 2 and 1"),

@@ -5,6 +5,9 @@ import torch
 
 from mer_fast import ops
 from mer_fast.ops import _arrays
+from mer_fast.ops._registry import OPS
+
+from .pairs import assert_flow_near, pair
 
 pytestmark = pytest.mark.cuda
 
@@ -13,6 +16,7 @@ CALLS = {
     "tim_of_single_pixels": (lambda clip: ops.tim(clip, 12), (2, 7, 3, 5, 9)),
     "optical_strain": (ops.optical_strain, (3, 2, 37, 19)),
 }
+FLOWS = [op for op in ("tvl1_flow", "farneback_flow") if "cuda" in OPS[op].kernels]
 every_call = pytest.mark.parametrize(("call", "shape"), CALLS.values(), ids=CALLS)
 
 
@@ -52,6 +56,41 @@ def test_the_caller_s_stream_is_respected(cupy, route, call, shape):
         out = call(x)
     side.synchronize()
     assert bool((out == expected).all())
+
+
+@pytest.mark.parametrize("op", FLOWS)
+@pytest.mark.parametrize("size", [(40, 45), (224, 224), (245, 300)])  # TV-L1: a block, 16 blocks of a cluster, tiles
+def test_flow(cupy, route, op, size):
+    given = [torch.stack([pair(*size, seed=k)[which] for k in range(3)]).cuda() for which in (0, 1)]
+    few = {"scales": 2, "warps": 2} if op == "tvl1_flow" else {}
+    for dtype in ("uint8", "float32", "float16"):
+        frames = given if dtype == "uint8" else [(x / 255).to(getattr(torch, dtype)) for x in given]
+        start = torch.zeros(3, 2, *size, device="cuda")
+        expected = getattr(ops, op)(*frames, initial_flow=start, **few)
+        arrays, first = map(cupy.from_dlpack, frames), cupy.from_dlpack(start)
+        flow = getattr(ops, op)(*arrays, initial_flow=first, **few)
+        assert isinstance(flow, cupy.ndarray) and flow.dtype == ("float32" if dtype == "uint8" else dtype)
+        assert_flow_near(torch.from_dlpack(flow), expected)
+    frames[1][1, 5, 5] = float("nan")
+    bad = cupy.isnan(getattr(ops, op)(*map(cupy.from_dlpack, frames), **few)).all((1, 2, 3))
+    assert bad.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("op", FLOWS)
+def test_flow_runs_on_the_caller_s_stream(cupy, route, op):
+    """As above."""
+    late = [cupy.asarray(x.numpy()) for x in pair(40, 290)]
+    given, expected = [cupy.zeros_like(x) for x in late], getattr(ops, op)(*late)
+    side = cupy.cuda.Stream(non_blocking=True)
+    cupy.cuda.Device().synchronize()
+    with side:
+        with torch.cuda.stream(torch.cuda.ExternalStream(side.ptr)):
+            torch.cuda._sleep(50_000_000)
+        for x, new in zip(given, late, strict=True):
+            x[...] = new
+        flow = getattr(ops, op)(*given)
+    side.synchronize()
+    assert bool((flow == expected).all())
 
 
 @every_call

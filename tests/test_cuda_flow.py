@@ -185,18 +185,28 @@ def test_a_second_gpu(op, size):
 
 
 # --- size -------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("pairs", "size", "gigabytes"), [(262_150, (64, 64), 25), (11_700, (288, 320), 100)])
-def test_tvl1_beyond_32_bits(pairs, size, gigabytes):
+SHORT = {
+    "tvl1_flow": {"scales": 1, "warps": 1, "outer_iterations": 1}, "farneback_flow": {"levels": 0, "iterations": 1}
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("op", "pairs", "size", "gigabytes"),
+    [
+        ("tvl1_flow", 262_150, (64, 64), 25), ("tvl1_flow", 11_700, (288, 320), 100), ("farneback_flow", 262_150, (64, 64), 100)
+    ],
+)  # fmt: skip
+def test_beyond_32_bits(op, pairs, size, gigabytes):
     """More than 2^31 values of flow, and 2^30 pixels; all pairs but the first and the last are black."""
     free, _ = torch.cuda.mem_get_info()
     if free < gigabytes * 2**30:
         pytest.skip(f"needs {gigabytes} GB of free GPU memory, there are {free / 2**30:.0f}")
-    few, parameters = frames(2, *size), {"scales": 1, "warps": 1, "outer_iterations": 1}
+    few = frames(2, *size)
     many = [torch.zeros(pairs, *size, dtype=torch.uint8, device=GPU) for _ in few]
     for x, made in zip(many, few, strict=True):
         x[0], x[-1] = made
-    flow = ops.tvl1_flow(*many, **parameters)
-    assert torch.equal(flow[[0, -1]], ops.tvl1_flow(*few, **parameters))
+    flow = getattr(ops, op)(*many, **SHORT[op])
+    assert torch.equal(flow[[0, -1]], getattr(ops, op)(*few, **SHORT[op]))
     assert not flow[1:-1].any()
 
 

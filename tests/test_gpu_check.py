@@ -159,6 +159,14 @@ def test_flow_cases_are_large_batches_and_one_pair():
     assert cases[0].instructions / 256 == pytest.approx(3.3e9, rel=0.02)
 
 
+def test_farnebacks_cases():
+    cases = gpu_flow.flow_cases()["farneback_flow"]
+    assert (cases[0].shape, cases[0].pairs) == ("128x128 batch 1024", 1024)
+    assert all(case.names("cuda") == [OURS] and len(case.rivals) == 1 for case in cases)
+    # as the kernel's header has it
+    assert cases[0].instructions / 1024 == pytest.approx(12.9e6, rel=0.01)
+
+
 def test_a_batch_repeats_its_pairs(few_faces):
     onset, apex = flow_case(6).inputs("cpu")
     assert onset.shape == apex.shape == (6, 40, 40)

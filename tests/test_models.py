@@ -182,7 +182,7 @@ def test_ten_steps_on_a_gpu_follow_plain_pytorch():
 
 
 def test_a_lightning_trainer_fits_a_network():
-    lightning = pytest.importorskip("lightning", reason="lightning is not installed")
+    lightning = pytest.importorskip("pytorch_lightning")
 
     class Task(lightning.LightningModule):
         def __init__(self):

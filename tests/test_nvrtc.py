@@ -19,28 +19,10 @@ from mer_fast import nvrtc as launchers
 from mer_fast._library import kernel_folder
 from mer_fast.nvrtc import _cluster
 
-from .kit import assert_near, fake_cupy, nvrtc
+from .kit import assert_near, nvrtc
 from .kit.cuda_host import COMPILER, LANGUAGE, check_call, includes
+from .kit.nvrtc import DERIVATIVES, ELEMENTS, FLOATS, KERNELS
 
-ELEMENTS = {
-    "uint8": "unsigned char", "float16": "mer_fast::Half", "bfloat16": "mer_fast::Bfloat16",
-    "float32": "float", "float64": "double",
-}  # fmt: skip
-FLOATS = [name for name in ELEMENTS if name != "uint8"]
-DERIVATIVES = ("central", "forward", "sobel")
-# Every kernel that csrc/cuda/<op>.cu instantiates for the forward op.
-KERNELS = {
-    "tim": [
-        *(f"mer_fast::tim_weights<{real}>" for real in ("float", "double")),
-        *(
-            f"mer_fast::tim_frames<{ELEMENTS[e]}, {tile}, {width}>"
-            for e in ELEMENTS for tile in (4, 10, 16) for width in (1, 2 if e == "float64" else 4)
-        ),
-    ],
-    "optical_strain": [
-        f"mer_fast::optical_strain<{ELEMENTS[e]}, mer_fast::Derivative::{d}>" for e in FLOATS for d in DERIVATIVES
-    ],
-}  # fmt: skip
 # What the C++ launchers take from the .cuh files, to compare with.
 FACTS = {
     "tim": """
@@ -69,12 +51,6 @@ extern "C" long long fact(const char* name, long long images, long long height, 
 
 
 @pytest.fixture(scope="module")
-def programs(host):
-    """programs(op) -> the program that runs any kernel of that op."""
-    return cache(lambda op: fake_cupy.compile_kernels(host, op, KERNELS[op]))
-
-
-@pytest.fixture(scope="module")
 def facts(host):
     """facts(op) -> a function that asks the .cuh file."""
 
@@ -90,20 +66,6 @@ def facts(host):
         return lambda name, *numbers: library.fact(name.encode(), *map(ctypes.c_longlong, numbers))
 
     return compiled
-
-
-@pytest.fixture
-def cupy(programs):
-    if COMPILER is None:
-        pytest.skip("needs a C++ compiler")
-
-    def kernels(code, options):
-        op = code.removeprefix('#include "').removesuffix('.cuh"')
-        assert "-std=c++17" in options and f"-I{kernel_folder() / 'cuda'}" in options
-        return programs(op), KERNELS[op]
-
-    with fake_cupy.installed(fake_cupy.make(kernels)) as module:
-        yield module
 
 
 def random(shape, dtype):
@@ -251,7 +213,8 @@ int main() {
   printf("%zu %zu %zu %zu %zu %zu %zu\\n", sizeof(CUlaunchConfig), offsetof(CUlaunchConfig, blockDimX),
          offsetof(CUlaunchConfig, sharedMemBytes), offsetof(CUlaunchConfig, hStream), offsetof(CUlaunchConfig, attrs),
          offsetof(CUlaunchConfig, numAttrs), sizeof(CUlaunchAttribute));
-  printf("%zu %d\\n", offsetof(CUlaunchAttribute, value.clusterDim.x), CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION);
+  printf("%zu %d %d\\n", offsetof(CUlaunchAttribute, value.clusterDim.x), CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+         CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED);
 }
 """
 
@@ -266,7 +229,7 @@ def test_the_driver_s_structures(tmp_path):
     told = subprocess.run([tmp_path / "layout"], capture_output=True, text=True, check=True).stdout.split()
     config, attribute = _cluster.Config, _cluster.Attribute
     ours = [ctypes.sizeof(config), *(getattr(config, n).offset for n in ("block", "shared", "stream", "attributes", "count"))]
-    ours += [ctypes.sizeof(attribute), attribute.x.offset, _cluster.CLUSTER_DIMENSION]
+    ours += [ctypes.sizeof(attribute), attribute.x.offset, _cluster.CLUSTER_DIMENSION, _cluster.NON_PORTABLE]
     assert list(map(int, told)) == ours
 
 
@@ -303,6 +266,34 @@ def test_clusters_go_through_the_driver(cupy, driver, monkeypatch):
     )]  # fmt: skip
     with pytest.raises(mer_fast.MerFastError, match=r"k: the CUDA driver refuses the launch \(error 1\)"):
         launchers.run("tim", [launch])
+
+
+def test_clusters_beyond_the_portable_size(monkeypatch):
+    """They are allowed before the driver is asked whether one fits, and it is asked about the launch itself."""
+    asked, clusters = [], []
+
+    def most(count, function, config):
+        config, attribute = config._obj, config._obj.attributes[0]
+        asked.append((function.value, [*config.grid], [*config.block], config.shared, attribute.id, attribute.x))
+        count._obj.value, code = clusters.pop()
+        return code
+
+    fake = types.SimpleNamespace(
+        cuFuncSetAttribute=lambda function, name, value: asked.append((function.value, name, value)),
+        cuOccupancyMaxActiveClusters=most,
+    )
+    monkeypatch.setattr(_cluster, "driver", lambda: fake)
+    kernel = types.SimpleNamespace(name="k", kernel=types.SimpleNamespace(ptr=77), max_dynamic_shared_size_bytes=48 << 10)
+    monkeypatch.setattr(launchers, "_kernel", lambda op, names, name: kernel)
+    launch = launchers.Launch("k", 16, 224, (), shared=100_000, cluster=16)
+    assert launchers.compiled("tvl1_flow", ("k",), launch) is kernel
+    assert kernel.max_dynamic_shared_size_bytes == 100_000 and asked == [(77, 14, 1)]
+    clusters[:] = [(3, 1), (0, 0), (8, 0)]
+    assert [_cluster.holds(kernel, launch) for _ in range(3)] == [True, False, False]
+    assert asked[1:] == 3 * [(77, [16, 1, 1], [224, 1, 1], 100_000, 4, 16)]
+    asked.clear()
+    launchers.compiled("tvl1_flow", ("k",), launch._replace(cluster=8))
+    assert not asked
 
 
 def test_an_op_without_a_launcher_says_so(cupy):

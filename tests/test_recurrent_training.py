@@ -234,7 +234,7 @@ def test_gradients_over_two_processes_are_their_mean(tmp_path):
 
 
 def test_trains_in_lightning(tmp_path):
-    lightning = pytest.importorskip("lightning")
+    lightning = pytest.importorskip("pytorch_lightning")
 
     class Section(lightning.LightningModule):
         def __init__(self):

@@ -16,8 +16,8 @@ class Forward {
   // `mean` and `variance`: running statistics (F, O); without them the batch's are taken.
   Forward(const FoldBlocks<Real>& s, std::optional<Tensor> shift, std::optional<Tensor> mean, std::optional<Tensor> variance,
           Real* output, Real* winners, Real* statistics)
-      : s_(s), shift_(std::move(shift)), mean_(std::move(mean)), variance_(std::move(variance)), output_(output), winners_(winners),
-        statistics_(statistics) {}
+      : s_(s), shift_(std::move(shift)), mean_(std::move(mean)), variance_(std::move(variance)), output_(output),
+        winners_(winners), statistics_(statistics) {}
 
   void run() {
     const auto sums = static_cast<size_t>(2 * s_.padded());
@@ -123,7 +123,8 @@ class Forward {
     const int64_t n = s_.padded(), windows = s_.windows();
     Arena& arena = worker_arena();
     arena.template reserve<Real>({n, n, windows * n});
-    Real *scale = arena.template take<Real>(n), *shift = arena.template take<Real>(n), *closed = arena.template take<Real>(windows * n);
+    Real *scale = arena.template take<Real>(n), *shift = arena.template take<Real>(n);
+    Real* closed = arena.template take<Real>(windows * n);
     std::fill_n(scale, n, Real(0));
     std::fill_n(shift, n, Real(0));
     const Real* statistics = statistics_ + f * 3 * s_.outputs;

@@ -94,7 +94,9 @@ class FoldBlocks {
     for (int64_t b = 0; b < slots; ++b) count += example(f, b) != nullptr;
     return count;
   }
-  const Real* weight(int64_t f) const { return static_cast<const Real*>(weight_.const_data_ptr()) + f * outputs * channels * kTaps; }
+  const Real* weight(int64_t f) const {
+    return static_cast<const Real*>(weight_.const_data_ptr()) + f * outputs * channels * kTaps;
+  }
   // Of a channel, or `otherwise` where there is no such tensor.
   Real bias(int64_t f, int64_t o) const { return bias_ ? value(*bias_, f, o) : Real(0); }
   Real scale(int64_t f, int64_t o) const { return scale_ ? value(*scale_, f, o) : Real(1); }
@@ -152,7 +154,8 @@ class FoldBlocks {
   }
 
   // A group of channels; arrays are of all padded channels.
-  Block<Real> block(Framed<Real> x, const Real* data, const Real* packed, int64_t g, const Real* start, const Real* least, Real* held) const {
+  Block<Real> block(
+      Framed<Real> x, const Real* data, const Real* packed, int64_t g, const Real* start, const Real* least, Real* held) const {
     const int64_t first = g * kGroup;
     x.data = data;
     return {x, pool, std::min(kGroup, outputs - first), packed + first * channels * kTaps, start + first, least + first, held};
@@ -204,7 +207,10 @@ class FoldBlocks {
     MER_FAST_CHECK((pool.kernel == 2 || pool.kernel == 3) && pool.stride >= 1 && pool.padding >= 0 && 2 * pool.padding <= pool.kernel,
                    op_, ": pool must have a kernel of 2 or 3, a stride from 1 on and a padding of at most half the kernel, got ",
                    pool.kernel, ", ", pool.stride, ", ", pool.padding);
-    const auto size = [&](int64_t n) { return n + 2 * pool.padding < pool.kernel ? 0 : (n + 2 * pool.padding - pool.kernel) / pool.stride + 1; };
+    const auto size = [&](int64_t n) {
+      const int64_t wide = n + 2 * pool.padding;
+      return wide < pool.kernel ? 0 : (wide - pool.kernel) / pool.stride + 1;
+    };
     pool.height = size(map_height()), pool.width = size(map_width());
     MER_FAST_CHECK(windows() > 0, op_, ": pool of ", pool.kernel, " is larger than the map of ", map_height(), "x", map_width());
   }

@@ -28,6 +28,7 @@ from .readers.generate import make_example_folder
 from .synthetic import SyntheticClip, Truth, read_truth, synthetic_clip, write_frames
 from .temporal import DROP_RATIOS, drop_frames, tim_lengths
 from .video import TruncatedVideoWarning, Video, to_gray
+from .video_clip import VideoClip
 
 __all__ = [
     "DROP_RATIOS",
@@ -56,6 +57,7 @@ __all__ = [
     "TruncatedVideoWarning",
     "Truth",
     "Video",
+    "VideoClip",
     "YuNet",
     "apex_time_sequence",
     "check_folder",

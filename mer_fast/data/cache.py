@@ -200,28 +200,12 @@ class Cache:
 
     def _written(self, waiting: list[tuple[str, Clip, Prepared]]) -> Iterator[bool]:
         settings = self.settings
-        found = self._motion([one for _, _, one in waiting]) if settings.needs_flow else [None] * len(waiting)
-        for (key, clip, one), motion in zip(waiting, found, strict=True):
-            made: dict[str, torch.Tensor] = {"clip": one.clip, "apex": one.apex}
-            if motion is not None:
-                if not np.isfinite(motion.numpy()).all():  # quicker than torch's, whose threads wait for each other
-                    raise MerFastError(f"{name_of(clip)}: its flow is not finite")
-                motion = motion if settings.pairs == "steps" else motion[0]
-                made["flow"], made["strain"] = motion.split([2, 1], -3)
-            header = {"key": key, "clip": name_of(clip), "apex_index": one.apex_index, "box": list(one.box)}
-            kept = {name: made[name] for name in settings.keep}
+        entries = make_entries([(clip, one) for _, clip, one in waiting], settings, self._pairs)
+        for (key, clip, _), entry in zip(waiting, entries, strict=True):
+            header = {"key": key, "clip": name_of(clip), "apex_index": entry.apex_index, "box": list(entry.box)}
+            kept = {name: getattr(entry, name) for name in settings.keep}
             tensor_file.save(self._path(key), _KIND, kept, {**header, "settings": repr(settings)})
             yield True
-
-    def _motion(self, clips: list[Prepared]) -> list[torch.Tensor]:
-        """Flow and strain (P, 3, H, W) of each clip's pairs, a bounded number of pairs at a time."""
-        settings, found = self.settings, []
-        first, second = torch.cat([one.first for one in clips]), torch.cat([one.second for one in clips])
-        for some in zip(first.split(self._pairs), second.split(self._pairs), strict=True):
-            flow = settings.flow_of(*some)
-            strain = ops.optical_strain(flow, derivative=settings.derivative, shear=settings.shear)
-            found.append(torch.cat([flow, strain], 1))
-        return list(torch.cat(found).split([len(one.first) for one in clips]))
 
     def _sweep(self) -> None:
         """Removes what writers that were killed left."""
@@ -229,6 +213,36 @@ class Cache:
             with contextlib.suppress(OSError):
                 if time.time() - left.stat().st_mtime > _STALE:
                     left.unlink()
+
+
+def make_entries(clips: Sequence[tuple[Clip, Prepared]], settings: Preprocessing, pairs: int = 32) -> Iterator[Entry]:
+    """What is kept of prepared clips, with flow and strain found for `pairs` pairs of frames at once.
+
+    Raises:
+        MerFastError: flow that is not finite, or what the flow op raises.
+    """
+    prepared = [one for _, one in clips]
+    found = _motion(prepared, settings, pairs) if settings.needs_flow else [None] * len(clips)
+    for (clip, one), motion in zip(clips, found, strict=True):
+        made = {"clip": one.clip, "apex": one.apex}
+        if motion is not None:
+            if not np.isfinite(motion.numpy()).all():  # quicker than torch's, whose threads wait for each other
+                raise MerFastError(f"{name_of(clip)}: its flow is not finite")
+            motion = motion if settings.pairs == "steps" else motion[0]
+            made["flow"], made["strain"] = motion.split([2, 1], -3)
+        kept = {name: made[name] if name in settings.keep else None for name in ("clip", "apex", "flow", "strain")}
+        yield Entry(**kept, apex_index=one.apex_index, box=one.box)
+
+
+def _motion(clips: list[Prepared], settings: Preprocessing, pairs: int) -> list[torch.Tensor]:
+    """Flow and strain (P, 3, H, W) of each clip's pairs, a bounded number of pairs at a time."""
+    found = []
+    first, second = torch.cat([one.first for one in clips]), torch.cat([one.second for one in clips])
+    for some in zip(first.split(pairs), second.split(pairs), strict=True):
+        flow = settings.flow_of(*some)
+        strain = ops.optical_strain(flow, derivative=settings.derivative, shear=settings.shear)
+        found.append(torch.cat([flow, strain], 1))
+    return list(torch.cat(found).split([len(one.first) for one in clips]))
 
 
 def _pool(workers: int) -> ThreadPoolExecutor:

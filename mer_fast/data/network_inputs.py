@@ -72,6 +72,8 @@ NETWORK_INPUTS = {
 def network_input(network: str, **changes: Any) -> NetworkInput:
     """What a network reads, with some settings of `Preprocessing` changed, as `face`, `size` or `frames`.
 
+    Lists, as JSON and YAML have them, do for tuples.
+
     Raises:
         MerFastError: no such network, no such setting, or one out of range.
     """
@@ -83,7 +85,8 @@ def network_input(network: str, **changes: Any) -> NetworkInput:
         raise MerFastError(
             f"network_input: {unknown[0]} is no setting; there are {', '.join(Preprocessing.__dataclass_fields__)}"
         )
-    return replace(known, settings=replace(known.settings, **changes))
+    settings: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
+    return replace(known, settings=replace(known.settings, **settings))
 
 
 def _kept(part: torch.Tensor | None) -> torch.Tensor:

@@ -8,6 +8,7 @@ from .folds import FoldResult, Task, result_of, run_fold
 from .metrics import SubjectRow, accuracy, confusion_matrix, uar, uf1
 from .protocols import CompositeDatabase, CrossDatabase, EvaluationProtocol, Fold, KFold, LeaveOneSubjectOut, Split
 from .report import Figures, Report
+from .under_way import Evaluation, finish, prepared
 
 __all__ = [
     "ENGINES",
@@ -15,6 +16,7 @@ __all__ = [
     "CrossDatabase",
     "Dataset",
     "Engine",
+    "Evaluation",
     "EvaluationProtocol",
     "Figures",
     "Fold",
@@ -30,8 +32,10 @@ __all__ = [
     "accuracy",
     "confusion_matrix",
     "cross_validate",
+    "finish",
     "leave_one_subject_out",
     "predict_held_out",
+    "prepared",
     "result_of",
     "run_fold",
     "train_folds",

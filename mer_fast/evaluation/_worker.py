@@ -9,6 +9,7 @@ import queue
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,26 @@ def _read(job: str) -> tuple[Settings, Task]:
 
 def _answer(task: Task, order: str) -> tuple[str, Any]:
     name, train, test = json.loads(order)
+    return traced(lambda: run_fold(task, Fold(name, tuple(train), tuple(test))))
+
+
+def traced(work: Callable[[], Any]) -> tuple[str, Any]:
+    """("result", what `work` gives), or ("error", (what it raised, the trace)); SystemExit of a user's function too: the one who
+    asked decides."""
     try:
-        return "result", run_fold(task, Fold(name, tuple(train), tuple(test)))
-    except BaseException as error:  # SystemExit of a user's function too: the one who asked decides
+        return "result", work()
+    except BaseException as error:
         return "error", (error, traceback.format_exc())
+
+
+def sendable(answer: tuple[str, Any]) -> tuple[str, Any]:
+    """The same answer, or a plain error in place of one that can be written and not read."""
+    try:
+        pickle.loads(cloudpickle.dumps(answer))
+    except Exception:
+        error, trace = answer[1]
+        return "error", (RuntimeError(f"{type(error).__name__}: {error}"), trace)
+    return answer
 
 
 def _listen(orders: queue.SimpleQueue[str]) -> None:
@@ -63,13 +80,7 @@ def _listen(orders: queue.SimpleQueue[str]) -> None:
 
 
 def _packed(answer: tuple[str, Any]) -> str:
-    try:
-        packed: bytes = cloudpickle.dumps(answer)
-        pickle.loads(packed)  # some exceptions can be written and not read
-    except Exception:
-        error, trace = answer[1]
-        packed = pickle.dumps(("error", (RuntimeError(f"{type(error).__name__}: {error}"), trace)))
-    return packed.hex()
+    return bytes(cloudpickle.dumps(sendable(answer))).hex()
 
 
 if __name__ == "__main__":

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ..console import progress as progress_bar
 from ..errors import MerFastError
-from ..ops._checks import require_count
 from ..training.recipe import Recipe
-from .clips import Dataset, Roster
+from .clips import Dataset
 from .engines import Progress, engine
-from .fingerprint import settings_of
-from .folds import FoldResult, Task
-from .protocols import EvaluationProtocol, Fold, LeaveOneSubjectOut, checked_folds
+from .protocols import EvaluationProtocol, LeaveOneSubjectOut
 from .report import Report
-from .store import Store
+from .under_way import finish, prepared
 
 
 def leave_one_subject_out(
@@ -76,7 +70,8 @@ def cross_validate(
             of each clip. More in `evaluation.Dataset`.
         train: a `training.Recipe`, or a function of the network and the training clips (`evaluation.FoldClips`, a data set of
             their own). It trains the network in place, or returns another module that is to be tested.
-        folds: the engine: "sequential", one after the other, or "processes", side by side in processes of their own.
+        folds: the engine: "sequential", one after the other; "processes", side by side in processes of their own; or "ray", as
+            Ray tasks, on this machine or a cluster.
         seed: from 0 on.
         resume: a folder that keeps finished folds, and the state of unfinished ones where `train` is a recipe. Called again with
             the same arguments, it does only what is left.
@@ -86,27 +81,20 @@ def cross_validate(
         checkpoint_seconds: how often the state of an unfinished fold is kept.
         progress: told (what is done, folds done, of how many); unless given, a bar on a terminal.
 
+    Inside an initialised process group (`torchrun`) all processes share each fold, as `training.fit` tells, and get one report;
+    `folds` must be "sequential" then.
+
     Raises:
         MerFastError: a data set, a protocol or settings that do not fit, a clip of a class that the network does not have, a
             loss or prediction that is NaN, or a `resume` folder of another evaluation. What `train` raises passes through.
     """
-    run = engine(folds)
     _check_functions(make_model, train)
-    require_count("cross_validate", "seed", seed, least=0)
-    require_count("cross_validate", "threads", threads)
-    if workers is not None:
-        require_count("cross_validate", "workers", workers)
-    roster = Roster.of(dataset)
-    parted = checked_folds(protocol, roster)
-    task = Task(make_model, dataset, train, roster, seed, threads, checkpoint_seconds)
-    store = None
-    if resume is not None:
-        store = Store(resume, settings_of(task, parted))
-        task = replace(task, checkpoints=store.checkpoints)
-    with contextlib.ExitStack() as stack:
-        tell = progress if progress is not None else stack.enter_context(progress_bar())
-        results = _run(run, task, parted, store, workers, tell)
-    return _pooled(roster, parted, results)
+    engine(folds)  # a wrong name is told before the data set is read
+    evaluation = prepared(
+        protocol, make_model, dataset, train=train, seed=seed, resume=resume, threads=threads,
+        checkpoint_seconds=checkpoint_seconds,
+    )  # fmt: skip
+    return finish([evaluation], folds=folds, workers=workers, progress=progress)[0]
 
 
 def _check_functions(make_model: Any, train: Any) -> None:
@@ -114,41 +102,3 @@ def _check_functions(make_model: Any, train: Any) -> None:
         raise MerFastError(f"make_model must be a function that makes a new network, got {type(make_model).__name__}")
     if isinstance(train, torch.nn.Module) or not (isinstance(train, Recipe) or callable(train)):
         raise MerFastError(f"train must be a Recipe, or a function of a network and its clips, got {type(train).__name__}")
-
-
-def _run(
-    run: Any, task: Task, folds: tuple[Fold, ...], store: Store | None, workers: int | None, tell: Progress
-) -> dict[str, FoldResult]:
-    by_name = {fold.name: fold for fold in folds}
-    results: dict[str, FoldResult] = {}
-    for fold in folds:
-        known = store.load(fold) if store is not None else None
-        if known is not None:
-            results[fold.name] = known
-
-    def finished(result: FoldResult) -> None:
-        if store is not None:
-            store.save(by_name[result.name], result)
-        results[result.name] = result
-        tell(f"fold {result.name}", len(results), len(folds))
-
-    to_do = [fold for fold in folds if fold.name not in results]
-    if to_do:
-        run(task, to_do, finished, workers=workers, tell=lambda stage: tell(stage, len(results), len(folds)))
-    return results
-
-
-def _pooled(roster: Roster, folds: tuple[Fold, ...], results: dict[str, FoldResult]) -> Report:
-    missing = [fold.name for fold in folds if fold.name not in results]
-    if missing:
-        raise MerFastError(f"the engine gave no result for fold {missing[0]}")
-    classes = {result.num_classes for result in results.values()}
-    if len(classes) > 1:
-        raise MerFastError(f"make_model gives networks of {', '.join(map(str, sorted(classes)))} classes: all folds need as many")
-    predictions = [guess for fold in folds for guess in results[fold.name].predictions]
-    tested = [index for fold in folds for index in fold.test]
-    databases = roster.databases
-    return Report.of(
-        predictions, [roster.labels[i] for i in tested], [roster.subjects[i] for i in tested], classes.pop(), tested,
-        None if databases is None else [databases[i] for i in tested],
-    )  # fmt: skip

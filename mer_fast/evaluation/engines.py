@@ -6,10 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..errors import MerFastError
+from ..training.parallel import Ranks
 from .batched import batched
 from .folds import FoldResult, Task, run_fold
 from .processes import processes
 from .protocols import Fold
+from .ray_tasks import Job, ray_tasks, run_jobs
+
+__all__ = ["ENGINES", "SHARED", "Engine", "Job", "Progress", "engine", "sequential"]
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -45,15 +49,19 @@ def sequential(
         finished(run_fold(task, fold, lambda stage, name=fold.name: tell(f"fold {name}: {stage}")))  # type: ignore[misc]
 
 
-ENGINES: dict[str, Engine] = {"sequential": sequential, "batched": batched, "processes": processes}
+ENGINES: dict[str, Engine] = {"sequential": sequential, "processes": processes, "batched": batched, "ray": ray_tasks}
+# Those that run the folds of several evaluations as one pool.
+SHARED: dict[str, Callable[..., None]] = {"ray": run_jobs}
 
 
 def engine(name: str) -> Engine:
     """An engine by its name.
 
     Raises:
-        MerFastError: unknown name.
+        MerFastError: unknown name, or one that starts processes of its own where processes share each fold already.
     """
     if name not in ENGINES:
         raise MerFastError(f"folds must be one of {', '.join(repr(known) for known in ENGINES)}, got {name!r}")
+    if name != "sequential" and not Ranks.now().alone:
+        raise MerFastError(f'folds="{name}" has processes of its own: in a process group (torchrun) take folds="sequential"')
     return ENGINES[name]

@@ -14,8 +14,8 @@ import torch
 
 from ..errors import MerFastError
 from ..seeds import derive, isolated
-from ..training.batches import predict
 from ..training.loop import fit
+from ..training.parallel import predict_together
 from ..training.recipe import Recipe
 from .clips import FoldClips, Roster
 from .protocols import Fold
@@ -89,12 +89,12 @@ def run_fold(task: Task, fold: Fold, tell: Tell = lambda stage: None) -> FoldRes
     Raises:
         MerFastError: with the fold's name in front, what training or testing raised.
     """
-    with isolated(task.fold_seed(fold)), _threads(task.threads):
+    with isolated(task.fold_seed(fold)), using_threads(task.threads):
         try:
             model = task.new_model()
             trained = _trained(task, fold, model, tell)
             tell("testing")
-            logits = predict(trained, task.clips(fold, fold.test))
+            logits = predict_together(trained, task.clips(fold, fold.test))
             return result_of(task, fold, logits)
         except MerFastError as error:
             raise type(error)(f"fold {fold.name}: {error}") from error
@@ -141,7 +141,8 @@ def _trained(task: Task, fold: Fold, model: torch.nn.Module, tell: Tell) -> torc
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
+def using_threads(count: int) -> Iterator[None]:
+    """Has PyTorch use so many threads of the CPU."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -50,7 +50,7 @@ def processes(
     answers: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     with tempfile.TemporaryDirectory(prefix="mer-fast-folds-") as folder:
         job = Path(folder) / "task.pickle"
-        job.write_bytes(_pickled(task))
+        job.write_bytes(pickled(task, "processes"))
         with contextlib.ExitStack() as stack:
             for _ in range(count):
                 worker = stack.enter_context(_worker(job, task.threads))
@@ -69,16 +69,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _pickled(task: Task) -> bytes:
+def pickled(task: Task, engine: str) -> bytes:
+    """`Settings` and a task, for another process.
+
+    Raises:
+        MerFastError: cloudpickle is not installed, or a part of the task cannot be sent.
+    """
     try:
         import cloudpickle
     except ImportError as error:
-        raise MerFastError(f'folds="processes" needs cloudpickle ({error}): pip install "mer_fast[train]"') from error
+        raise MerFastError(f'folds="{engine}" needs cloudpickle ({error}): pip install "mer_fast[train]"') from error
     try:
         return bytes(cloudpickle.dumps((Settings.now(), task)))
     except Exception as error:
         raise MerFastError(
-            f'folds="processes": make_model, the data set or train cannot be sent to a process '
+            f'folds="{engine}": make_model, the data set or train cannot be sent to a process '
             f'({type(error).__name__}: {error}); take folds="sequential"'
         ) from error
 

@@ -43,7 +43,7 @@ class Store:
             with atomic_path(head) as temporary:
                 temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
         self.key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-        self.checkpoints = self.folder / "checkpoints"
+        self.checkpoints = self.folder.absolute() / "checkpoints"  # a worker may run in another folder
 
     def _compare(self, head: Path, settings: dict[str, str]) -> None:
         try:

@@ -1,6 +1,7 @@
 """The CUDA kernels on CuPy's arrays without a CUDA half of this package: CuPy compiles the shipped .cuh files with NVRTC.
 
-A kernel is compiled at its first call on a kind of GPU (0.1 to 0.2 s each); CuPy keeps the result on disk for the next process.
+A kernel is compiled at its first call on a kind of GPU (0.1 to 0.2 s each, those of flow up to 2 s); CuPy keeps the result on
+disk for the next process.
 `<op>.py` launches what `csrc/cuda/<op>.cu` launches, on CuPy's current stream. Needs CuPy and a driver, neither nvcc nor a
 torch with CUDA. Not yet run on a GPU: tests compile every kernel with NVRTC, and run the launchers on a stand-in for CuPy.
 """
@@ -48,21 +49,32 @@ def call(op: str, *arguments: Any, **named: Any) -> Any:
     return getattr(importlib.import_module(f"{__name__}.{op}"), op)(*arguments, **named)
 
 
-def run(op: str, launches: Sequence[Launch]) -> None:
-    """Launches kernels of `kernels/cuda/<op>.cuh` one after another on CuPy's current device and stream."""
-    names = tuple(sorted({launch.kernel for launch in launches}))
+def run(op: str, launches: Sequence[Launch], names: tuple[str, ...] = ()) -> None:
+    """Launches kernels of `kernels/cuda/<op>.cuh` one after another on CuPy's current device and stream.
+
+    `names`: what is compiled together; by default the kernels that are launched.
+    """
+    names = names or tuple(sorted({launch.kernel for launch in launches}))
     import cupy
 
     for launch in launches:
         if launch.blocks >= 2**31:
             raise MerFastError(f"{op}: too many elements for one launch; split the batch")
-        kernel = _kernel(op, names, launch.kernel)
-        if launch.shared and launch.shared > kernel.max_dynamic_shared_size_bytes:
-            kernel.max_dynamic_shared_size_bytes = launch.shared
+        kernel = compiled(op, names, launch)
         if launch.cluster == 1:
             kernel((launch.blocks,), (launch.threads,), launch.arguments, shared_mem=launch.shared)
         else:
             _cluster.launch(kernel, launch, stream=cupy.cuda.get_current_stream().ptr)
+
+
+def compiled(op: str, names: tuple[str, ...], launch: Launch) -> Any:
+    """The kernel of a launch, allowed what it asks for beyond what every GPU grants."""
+    kernel = _kernel(op, names, launch.kernel)
+    if launch.shared and launch.shared > kernel.max_dynamic_shared_size_bytes:
+        kernel.max_dynamic_shared_size_bytes = launch.shared
+    if launch.cluster > _cluster.PORTABLE:
+        _cluster.allow_any_size(kernel)
+    return kernel
 
 
 @cache

@@ -64,13 +64,13 @@ def farneback_flow(
         gaussian=gaussian,
     )  # fmt: skip
     check_frames("farneback_flow", frame0, frame1, initial_flow, min_side=1)
-    _check_parameters(given)
+    check_parameters(given)
     if runs_reference("farneback_flow", frame0):
         return reference.farneback_flow(frame0, frame1, initial_flow=initial_flow, **given)
     return run_pairs("farneback_flow", frame0, frame1, initial_flow, given)
 
 
-def _check_parameters(given: dict[str, Any]) -> None:
+def check_parameters(given: dict[str, Any]) -> None:
     op = "farneback_flow"
     require_number(op, "pyr_scale", given["pyr_scale"], 0, 1)
     require_count(op, "levels", given["levels"], 0)

@@ -83,13 +83,13 @@ def tvl1_flow(
         inner_iterations=inner_iterations, outer_iterations=outer_iterations, median=median,
     )  # fmt: skip
     check_frames("tvl1_flow", frame0, frame1, initial_flow, MIN_SIDE)
-    _check_parameters(given)
+    check_parameters(given)
     if runs_reference("tvl1_flow", frame0):
         return reference.tvl1_flow(frame0, frame1, initial_flow=initial_flow, **given)
     return run_pairs("tvl1_flow", frame0, frame1, initial_flow, given)
 
 
-def _check_parameters(given: dict[str, Any]) -> None:
+def check_parameters(given: dict[str, Any]) -> None:
     op = "tvl1_flow"
     for name in ("tau", "lam", "theta"):
         require_number(op, name, given[name], 0)

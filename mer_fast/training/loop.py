@@ -21,6 +21,7 @@ from .batches import collate, forward
 from .checkpoint import load_optimizer, nested, optimizer_tensors, prefixed
 from .log import Log
 from .order import epoch_batches
+from .parallel import Ranks
 from .recipe import Loss, Recipe
 from .statistics import STATISTICS
 
@@ -70,6 +71,11 @@ def fit(
         log: a folder for `log.csv`, and for TensorBoard's files with `tensorboard`.
         progress: told ("epoch", epochs done, of how many), or iterations where the recipe counts these.
 
+    Inside an initialised process group (`torchrun`) all processes train one network, and all must call this with the same
+    arguments. A step is of the same clips as in one process, each process reading a part of them; the loss, which must be a mean
+    over clips, the gradients and the statistics of batch norm are those of the whole batch. The first process writes the files,
+    which a training that goes on is read from by all. Only which units drop out is another draw.
+
     Raises:
         MerFastError: an empty set, a class that the network does not have, a loss that is not finite, clips of unlike shapes, a
             checkpoint of another training or a damaged one, or validation with a single subject.
@@ -80,10 +86,11 @@ def fit(
         training, held = _parted(train_set, labels, recipe, seed)
         for name in recipe.statistics:
             model = STATISTICS[name](model, Subset(train_set, training))
+        Ranks.now().same_start(model)
         run = _Run(model, train_set, labels, training, held, recipe, seed)
         if checkpoint is not None and os.path.exists(checkpoint):
             run.load(checkpoint)
-        out = Log(log, run.state.history, tensorboard)
+        out = Log(log if run.ranks.writes else None, run.state.history, tensorboard)
         try:
             run.train(checkpoint, checkpoint_seconds, out, progress or (lambda stage, done, total: None))
         finally:
@@ -123,6 +130,7 @@ class _Run:
     ) -> None:  # fmt: skip
         self.model, self.clips, self.labels, self.recipe, self.seed = model, clips, labels, recipe, seed
         self.training, self.held = training, held
+        self.ranks = Ranks.now()
         self.optimizer = recipe.make_optimizer(model)
         self.device = next(model.parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "float16")
@@ -131,8 +139,9 @@ class _Run:
         self.state = _State()
         # Sum over this epoch's clips, on the device: no step waits for it.
         self.total = torch.zeros((), dtype=torch.float64, device=self.device)
-        epoch = len(self._batches(0))
-        self.steps = recipe.iterations or epoch * (recipe.epochs or 0)
+        batches = self._batches(0)
+        self.ranks.check(batches)
+        self.steps = recipe.iterations or len(batches) * (recipe.epochs or 0)
         self.key = digest([describe(recipe), seed, labels, training, held])
 
     def train(self, path: str | os.PathLike[str] | None, seconds: float, log: Log, progress: Progress) -> None:
@@ -145,7 +154,7 @@ class _Run:
                 self._step([self.training[k] for k in batches[self.state.batch]])
                 if self.recipe.iterations is not None:
                     progress("iteration", self.state.step, self.steps)
-                if path is not None and time.monotonic() - written >= seconds:
+                if path is not None and self.ranks.writes and time.monotonic() - written >= seconds:
                     self.save(path)
                     written = time.monotonic()
             self._end_epoch(log)
@@ -167,22 +176,36 @@ class _Run:
 
     def _step(self, clips: list[int]) -> None:
         state, recipe = self.state, self.recipe
-        set_seed(derive(self.seed, "step", state.step))
-        inputs, target = self._read(clips)
-        inputs = augment(inputs, recipe.augment, generator(self.seed, "augment", state.step))
+        # Processes of one training let units of their own drop out; the first those of a training alone.
+        set_seed(derive(self.seed, "step", state.step, *([self.ranks.rank] if self.ranks.rank else [])))
+        inputs, target = self._batch(clips)
         rate = recipe.rate(state.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(inputs, target)
+        with self.ranks.pooled_norms(self.model):
+            loss = self._loss(inputs, target)
+        if not self.ranks.alone:
+            loss = loss * (len(target) / len(clips))
         self.scaler.scale(loss).backward()
+        self.ranks.sum_gradients(self.model)
         if recipe.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.total += loss.detach().double() * len(target)
-        state.step, state.batch, state.seen = state.step + 1, state.batch + 1, state.seen + len(target)
+        self.total += self.ranks.total(loss.detach().double()) * len(clips)
+        state.step, state.batch, state.seen = state.step + 1, state.batch + 1, state.seen + len(clips)
+
+    def _batch(self, clips: list[int]) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """This process's part of a step's clips, augmented as they are in one process."""
+        recipe, part = self.recipe, self.ranks.part(range(len(clips)))
+        if not recipe.augment:
+            return self._read([clips[k] for k in part])
+        # Every clip's change is drawn in its place of the whole batch.
+        inputs, target = self._read(clips)
+        inputs = augment(inputs, recipe.augment, generator(self.seed, "augment", self.state.step))
+        return (inputs, target) if self.ranks.alone else (tuple(x[part] for x in inputs), target[part])
 
     def _read(self, clips: Sequence[int]) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         inputs = collate([self.clips[i][0] for i in clips])
@@ -236,12 +259,13 @@ class _Run:
 
     def _validation_loss(self) -> float:
         self.model.eval()
-        total = 0.0
+        total, own = 0.0, self.ranks.part(self.held)
         with torch.no_grad():
-            for start in range(0, len(self.held), self.recipe.batch_size):
-                inputs, target = self._read(self.held[start : start + self.recipe.batch_size])
+            for start in range(0, len(own), self.recipe.batch_size):
+                inputs, target = self._read(own[start : start + self.recipe.batch_size])
                 total += float(self._loss(inputs, target)) * len(target)
-        return total / len(self.held)
+        pooled = self.ranks.total(torch.tensor(total, dtype=torch.float64, device=self.device))
+        return float(pooled) / len(self.held)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the state."""

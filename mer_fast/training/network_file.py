@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .. import models, tensor_file
+from ..data.network_inputs import NetworkInput, network_input
 from ..errors import MerFastError
 from .statistics import Normalised
 
@@ -32,6 +33,10 @@ class SavedNetwork:
     classes: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     input: Mapping[str, Any] = field(default_factory=dict)
+
+    def network_input(self) -> NetworkInput:
+        """How clips are preprocessed for it, and its input is made of that."""
+        return network_input(self.network, **self.input)
 
 
 def save_network(
@@ -68,11 +73,15 @@ def load_network(path: str | os.PathLike[str]) -> SavedNetwork:
         tensors, header = tensor_file.load(path, _KIND)
     except FileNotFoundError as error:
         raise MerFastError(str(error)) from error
-    model = models.create(header["network"], len(header["classes"]), **header["options"])
+    try:
+        model = models.create(header["network"], len(header["classes"]), **header["options"])
+    except TypeError as error:
+        raise MerFastError(f"{path}: {header['network']} of this version takes no such options: {error}") from error
     if "mean" in tensors:
         model = Normalised(model, tensors["mean"].tolist(), tensors["maximum"].tolist())
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise MerFastError(f"{path}: its weights do not fit {header['network']} with {header['options']}: {error}") from error
+        first = (str(error).splitlines()[1:] or [str(error)])[0].strip()  # of a line for each weight, below a title
+        raise MerFastError(f"{path}: its weights do not fit {header['network']} with {header['options']}: {first}") from error
     return SavedNetwork(model.eval(), header["network"], tuple(header["classes"]), header["options"], header["input"])

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.dynamic_shared import PROGRAMS, Launched, parse
 from mer_fast._library import kernel_folder
 
 SOURCES = Path(__file__).parent / "cuda_host"
@@ -55,6 +56,19 @@ class Host:
         target = source.with_suffix(".program")
         check_call([COMPILER, *(self.parts[name] for name in (source.stem, *runtime)), "-o", target])
         return target
+
+    def launches(self, op: str, problems: Sequence[Sequence[object]]) -> list[list[Launched]]:
+        """What the launcher of `op` launches for each problem, as benchmarks/launches/<op>.cu has them; nothing runs."""
+        if (op, "launches") not in self.programs:
+            if COMPILER is None:
+                pytest.skip("needs GCC (g++)")
+            source = self.folder / f"launches-{op}.cpp"
+            source.write_text(f'#include "cuda_host.h"\n#include "{PROGRAMS / op}.cu"\n')
+            self.programs[op, "launches"] = self.unwatched(source)
+        text = "\n".join(" ".join(str(int(w)) if isinstance(w, bool) else str(w) for w in problem) for problem in problems)
+        done = subprocess.run([self.programs[op, "launches"]], input=text, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return parse(done.stdout)
 
     def program(self, op: str | Path, build: str) -> Path:
         """The program that runs the kernels of `op` in that build ("bounds" or "races")."""

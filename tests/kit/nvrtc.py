@@ -1,4 +1,4 @@
-"""NVRTC, the compiler that CuPy uses, by itself: it needs neither CuPy, a GPU nor a driver."""
+"""NVRTC, the compiler that CuPy uses, by itself: it needs neither CuPy, a GPU nor a driver; and what it is asked for."""
 
 import ctypes
 import ctypes.util
@@ -6,6 +6,37 @@ import importlib.util
 import os
 from functools import cache
 from pathlib import Path
+
+ELEMENTS = {
+    "uint8": "unsigned char", "float16": "mer_fast::Half", "bfloat16": "mer_fast::Bfloat16",
+    "float32": "float", "float64": "double",
+}  # fmt: skip
+FLOATS = [name for name in ELEMENTS if name != "uint8"]
+DERIVATIVES = ("central", "forward", "sobel")
+# Every kernel that csrc/cuda/<op>.cu instantiates for the forward op.
+KERNELS = {
+    "tim": [
+        *(f"mer_fast::tim_weights<{real}>" for real in ("float", "double")),
+        *(
+            f"mer_fast::tim_frames<{ELEMENTS[e]}, {tile}, {width}>"
+            for e in ELEMENTS for tile in (4, 10, 16) for width in (1, 2 if e == "float64" else 4)
+        ),
+    ],
+    "optical_strain": [
+        f"mer_fast::optical_strain<{ELEMENTS[e]}, mer_fast::Derivative::{d}>" for e in FLOATS for d in DERIVATIVES
+    ],
+    "tvl1_flow": [
+        *(f"mer_fast::tvl1_load<{ELEMENTS[e]}>" for e in ("float32", "uint8")),
+        *(f"mer_fast::tvl1_solve<{rows}>" for rows in (8, 16, 24)),
+        *(f"mer_fast::tvl1_{name}" for name in ("check", "resize", "warp", "iterate")),
+    ],
+    "farneback_flow": [
+        *(f"mer_fast::farneback_image<{ELEMENTS[e]}>" for e in ("float32", "uint8")),
+        *(f"mer_fast::farneback_expand<{radius}>" for radius in (0, 5)),
+        *(f"mer_fast::farneback_iterate<{gaussian}, {chip}>" for gaussian in ("true", "false") for chip in ("true", "false")),
+        "mer_fast::farneback_start",
+    ],
+}  # fmt: skip
 
 
 @cache
