@@ -1,11 +1,11 @@
 // Farneback's optical flow by polynomial expansion (SCIA 2003), with the pyramid, borders, weights and windows of OpenCV's
 // calcOpticalFlowFarneback. What the host code lays out, and the kernel that works on it.
 //
-// The floor, a pixel of a level: an iteration reads two expansions of 5 floats and writes 2 (48 bytes, from the
-// second-level cache up to about 300x300), and does about 25 operations to find the place in the other frame, 45 to 90 to
-// interpolate 5 channels there, 30 for the matrices, 15 for the vertical sums, 30 for the horizontal ones and 15 to solve:
-// 160 to 200, so about 6 cycles with two vector units of 16 lanes; an expansion of radius 5 does 90 with 5 cycles. A level
-// has a quarter of the pixels of the finer one, so a pair takes 4/3 * (3 * 6 + 2 * 5) = 37 cycles a pixel with 3 iterations.
+// The floor, a pixel of a level: an iteration reads two expansions of 5 floats and a flow and writes a flow (56 bytes, from the
+// second-level cache up to about 250x250), and does about 25 operations to find the place in the other frame, 50 to 75 to
+// interpolate 5 channels there, 30 for the matrices, 15 for the vertical sums, 30 for the horizontal ones and 15 to solve: 165 to
+// 190, so 5 to 6 cycles with two vector units of 16 lanes. An expansion of radius 5 does 80, 3 cycles. The levels together
+// have 4/3 of the full size's pixels, so a pair takes 4/3 * (3 * 6 + 2 * 3) = 32 cycles a pixel with 3 iterations.
 #pragma once
 
 #include <cstdint>

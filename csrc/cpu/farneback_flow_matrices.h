@@ -89,7 +89,7 @@ __attribute__((noinline)) inline Five interpolate_scattered(const Fields& f, Vec
   return sum;
 }
 
-// Adds one row of the other frame, interpolated along it and weighted.
+// Adds one row of the other frame, interpolated along it and weighted. `column` counts from `at`, within two vectors.
 static inline void add_row(Five& sum, const float* at, int64_t pitch, IVec column, Vec fraction_x, Vec weight) {
   const Vec weight_right = weight * fraction_x, weight_left = weight - weight_right;
   for (int c = 0; c < kChannels; ++c, at += pitch) {
@@ -100,14 +100,33 @@ static inline void add_row(Five& sum, const float* at, int64_t pitch, IVec colum
   }
 }
 
+// Of places that lie side by side but in several rows.
+constexpr int32_t kMostRows = 16;
+__attribute__((noinline)) inline Five interpolate_rows(
+    const Fields& f, int32_t first_column, Vec y, Vec fraction_x, IVec column, IVec row) {
+  int32_t top = row[0], bottom = row[0];
+  for (int i = 1; i < kLanes; ++i) {
+    top = row[i] < top ? row[i] : top;
+    bottom = row[i] > bottom ? row[i] : bottom;
+  }
+  if (bottom - top >= kMostRows) return interpolate_scattered(f, y, fraction_x, column + first_column, row);
+  Five sum{};
+  for (int32_t k = top; k <= bottom + 1; ++k) {
+    const Vec weight = max(1.0f - absolute(y - static_cast<float>(k)), Vec{});
+    add_row(sum, f.other + k * f.line() + first_column, f.pitch, column, fraction_x, weight);
+  }
+  return sum;
+}
+
 // Neighbours mostly point to neighbours: their places lie in two vectors of two to four rows, from which a permutation
 // takes each lane's pixel; the weight of a row is zero in the lanes that lie elsewhere.
 static inline Five interpolate(const Fields& f, const Places& p) {
   const int32_t first_column = p.column[0] - (kLanes / 2 - 1), first_row = p.row[0] - 1;
   const IVec column = p.column - first_column, row = p.row - first_row;
-  if (__builtin_expect(!all_up_to(column, 2 * kLanes - 2) || !all_up_to(row, 2) || !f.spacious, 0)) {
+  if (__builtin_expect(!all_up_to(column, 2 * kLanes - 2) || !f.spacious, 0)) {
     return interpolate_scattered(f, p.y, p.fraction_x, p.column, p.row);
   }
+  if (__builtin_expect(!all_up_to(row, 2), 0)) return interpolate_rows(f, first_column, p.y, p.fraction_x, column, p.row);
   const Vec down = p.y - static_cast<float>(first_row), zero{};
   const float* const at = f.other + first_row * f.line() + first_column;
   const int64_t line = f.line(), pitch = f.pitch;
