@@ -166,6 +166,25 @@ def test_farneback_takes_gray_values_of_any_dtype(frames, dtype):
     near(mixed, real.calcOpticalFlowFarneback(frames[0], frames[1], None, *FARNEBACK), 0.01, 0.99)
 
 
+@pytest.mark.parametrize("levels", [0, 1, 3])
+def test_no_iterations_do_what_opencv_does(frames, levels):
+    frames = frames[:2]
+    assert not cv2.calcOpticalFlowFarneback(*frames, None, 0.5, levels, 15, 0, 5, 1.2, 0).any()
+    start = np.random.default_rng(2).normal(size=(96, 112, 2)).astype(np.float32)
+    ours, theirs = (
+        module.calcOpticalFlowFarneback(*frames, start.copy(), 0.5, levels, 15, 0, 5, 1.2, cv2.OPTFLOW_USE_INITIAL_FLOW)
+        for module in (cv2, real)
+    )
+    assert theirs.any() and np.abs(ours - theirs).max() < 1e-4
+
+
+@pytest.mark.parametrize("sigma", [-1.0, -1e-9, 1e-9, 0])
+def test_no_sigma_is_that_of_the_neighbourhood(frames, sigma):
+    ours, theirs = (module.calcOpticalFlowFarneback(*frames[:2], None, 0.5, 3, 15, 3, 5, sigma, 0) for module in (cv2, real))
+    assert np.array_equal(ours, cv2.calcOpticalFlowFarneback(*frames[:2], None, 0.5, 3, 15, 3, 5, 1.5, 0))
+    near(ours, theirs, 0.01, 0.99)
+
+
 # --- both -------------------------------------------------------------------------------------------------------------
 FLOWS = {
     "farneback": lambda a, b, flow: cv2.calcOpticalFlowFarneback(a, b, flow, *FARNEBACK),
@@ -241,6 +260,9 @@ def test_errors_are_those_of_both(calc, spoil, message, frames):
         (lambda a, b: cv2.DualTVL1OpticalFlow().calc(a[:9], b[:9], None), "at least 16 pixels a side"),
         (lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, *FARNEBACK[:-1], 4), "flow to start from must be float32"),
         (lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, 1.5, *FARNEBACK[1:]), "pyr_scale must"),
+        (lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, *FARNEBACK[:-1], 0.0), "flags must be a whole number, got 0.0"),
+        (lambda a, b: cv2.FarnebackOpticalFlow_create().setFlags(0.0), "flags must be a whole number, got 0.0"),
+        (lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 1, 0, 5, 1.2, 0), "winsize must be at least 2"),
         (
             lambda a, b: cv2.calcOpticalFlowFarneback(a * np.uint16(9), b, None, *FARNEBACK),
             "prev must hold gray values 0..255, got",

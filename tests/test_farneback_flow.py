@@ -220,6 +220,10 @@ def test_lesser_instruction_sets_agree(isa, tmp_path):
 FRAMES = pair(20, 24)
 
 
+def test_gaussian_may_be_numpys_bool():
+    assert torch.equal(ops.farneback_flow(*FRAMES, gaussian=np.bool_(True)), ops.farneback_flow(*FRAMES, gaussian=True))
+
+
 def operator(frame0, frame1, *rest):
     """Below the public function and its checks."""
     return torch.ops.mer_fast.farneback_flow(frame0[None], frame1[None], *rest)

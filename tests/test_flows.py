@@ -21,7 +21,7 @@ from mer_fast.analysis import analyze
 from mer_fast.data import Video, crop, find_face, synthetic_clip, to_gray, write_frames
 from mer_fast.data.flow_io import read_flow
 from mer_fast.errors import MerFastError
-from mer_fast.flows import METHODS, FlowOptions, measure_flows
+from mer_fast.flows import METHODS, Clip, FlowOptions, measure_flows
 from mer_fast.flows.channel import Abandoned, Channel
 from mer_fast.flows.formats import HEADER, Stack, npy_header
 from mer_fast.flows.methods import Method, default_batch
@@ -249,6 +249,43 @@ def test_a_broken_clip_never_stops_the_rest(tmp_path):
     assert [failure["clip"] for failure in told["failed"]] == [failure.clip for failure in summary.failures]
     again = measure_flows([tmp_path / "in"], tmp_path / "out")
     assert again.kept == again.pairs == summary.pairs and again.failures == summary.failures
+
+
+def test_a_video_whose_name_is_not_utf8_is_listed_and_the_rest_done(tmp_path):
+    folder = tmp_path / "in"
+    write_images(folder / "good", waves(3, 32, 40))
+    write_video(folder / "a.avi", waves(3, 32, 40)).rename(folder / os.fsdecode(b"a\xff.avi"))
+    summary = measure_flows([folder], tmp_path / "out")
+    assert listing(tmp_path / "out") == ["good.npy", "manifest.json"]
+    assert len(summary.failures) == 1 and "not UTF-8" in summary.failures[0].reason
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), MemoryError(), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "odd")])
+def test_an_error_of_one_clip_is_told_and_the_rest_done(tmp_path, monkeypatch, error):
+    for name in ("a", "b"):
+        write_images(tmp_path / "in" / name, waves(3, 32, 40))
+    fingerprint = Clip.fingerprint
+
+    def broken(clip):
+        if clip.name == "a":
+            raise error
+        return fingerprint(clip)
+
+    monkeypatch.setattr(Clip, "fingerprint", broken)
+    summary = measure_flows([tmp_path / "in"], tmp_path / "out")
+    assert summary.clips == 1 and [failure.clip for failure in summary.failures] == ["a"]
+    assert summary.failures[0].reason == f"{tmp_path}/in/a: {str(error) or 'MemoryError'}"
+
+
+@pytest.mark.parametrize(("form", "strain", "clips"), [("npy", True, 1), ("npy", False, 2), ("npz", True, 2), ("flo", True, 2)])
+def test_the_file_of_strain_is_no_other_clips(tmp_path, form, strain, clips):
+    for name in ("x", "x.strain"):
+        write_images(tmp_path / "in" / name, waves(3, 32, 40))
+    summary = measure_flows([tmp_path / "in"], tmp_path / "out", FlowOptions(format=form, strain=strain))
+    assert summary.clips == clips
+    told = [(failure.clip, failure.reason) for failure in summary.failures]
+    reason = f"{tmp_path}/in/x.strain: x.strain.npy is {tmp_path}/in/x's too: rename one of them"
+    assert told == [("x.strain", reason)] * (2 - clips)
 
 
 def test_a_clip_that_was_mended_is_done_the_next_time(tmp_path):

@@ -151,6 +151,9 @@ def test_a_list_has_paths_frames_and_pairs(tmp_path):
         ("s1/a.avi s1/b.avi", "not a path"),
         ("s1/a.avi -1 5", "not a path"),
         ("s1 3 4", "holds 2 clips, and an onset is that of one"),
+        ("s1/a\0.avi", "list.txt, line 2: a NUL byte"),
+        ("s1/a.avi 3 1234567890", "list.txt, line 2: the frame number 1234567890 has more than 9 digits"),
+        ("s1/a.avi " + "9" * 5000, "has more than 9 digits"),
     ],
 )
 def test_a_wrong_line_is_told_and_the_others_are_used(tmp_path, line, words):
@@ -172,6 +175,18 @@ def test_a_missing_list_and_one_of_another_system(tmp_path):
     touch(tmp_path, "ä.avi")
     (tmp_path / "list.txt").write_bytes("\ufeffä.avi\r\n".encode())
     assert names(tmp_path / "list.txt") == ["ä.avi"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_list_may_be_utf16(tmp_path, encoding):
+    touch(tmp_path, "ä.avi")
+    (tmp_path / "list.txt").write_bytes("\ufeffä.avi 3 7\r\n".encode(encoding))
+    assert names(tmp_path / "list.txt") == ["ä.avi.3-7"]
+    (tmp_path / "list.txt").write_bytes("\ufeffä.avi".encode(encoding)[:-1])
+    clips, failures = find_clips([tmp_path / "list.txt"], "nowhere")
+    assert clips == [] and [failure.reason for failure in failures] == [
+        f"{tmp_path}/list.txt begins as UTF-16 and is not: save it as UTF-8"
+    ]
 
 
 def test_a_fingerprint_changes_with_the_content(tmp_path):

@@ -164,6 +164,13 @@ def test_what_is_no_video(tmp_path: Path) -> None:
         assert_one_line(error, str(path))
 
 
+def test_a_name_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"a\xff.avi")
+    write(tmp_path / "a.avi", "MJPG", 2).rename(path)
+    with pytest.raises(VideoError, match=r"not UTF-8.*rename it"):
+        Video(path)
+
+
 class FakeCapture:
     """What FileCapture gives, for files that are hard to make."""
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
-from .. import ops
+from .. import ops, reference
 from ..errors import MerFastError
+from ..ops.farneback_flow import check_parameters
 from ._dense import Array, DenseOpticalFlow, checked_frames, give, parameter, starting_flow
 from ._opencv import raising
 
 OPTFLOW_USE_INITIAL_FLOW = 4
 OPTFLOW_FARNEBACK_GAUSSIAN = 256
+
+_NO_SIGMA = float(np.finfo(np.float32).eps)  # below, OpenCV takes 0.3 poly_n
 
 
 def calcOpticalFlowFarneback(
@@ -33,7 +37,9 @@ def calcOpticalFlowFarneback(
         prev, next: gray frames (H, W) of one size and any real dtype, gray values 0..255; also (N, H, W), which OpenCV does
             not take.
         flow: where the result goes if it is float32 (H, W, 2); with OPTFLOW_USE_INITIAL_FLOW also where the iteration starts.
-        pyr_scale, levels, winsize, iterations, poly_n, poly_sigma: see `mer_fast.ops.farneback_flow`.
+        pyr_scale, levels, winsize, poly_n: see `mer_fast.ops.farneback_flow`.
+        iterations: solutions per level; with none the flow is 0, or where it starts from, smoothed by the pyramid.
+        poly_sigma: see there too; 0 or below for 0.3 `poly_n`.
         flags: OPTFLOW_USE_INITIAL_FLOW, OPTFLOW_FARNEBACK_GAUSSIAN, both or 0.
 
     Returns:
@@ -49,14 +55,43 @@ def calcOpticalFlowFarneback(
     )  # fmt: skip
 
 
-def _flow(function: str, prev: Any, following: Any, flow: Any, flags: int, **parameters: Any) -> Array:
+def _flow(function: str, prev: Any, following: Any, flow: Any, flags: Any, **parameters: Any) -> Array:
     with raising(function):
+        flags = _checked_flags(flags)
         pair = checked_frames("prev", prev, "next", following)
         if any(frame.dtype != np.uint8 for frame in pair):
             pair = _unit("prev", pair[0]), _unit("next", pair[1])
         start = starting_flow(flow, pair[0]) if flags & OPTFLOW_USE_INITIAL_FLOW else None
-        planes = ops.farneback_flow(*pair, **parameters, gaussian=bool(flags & OPTFLOW_FARNEBACK_GAUSSIAN), initial_flow=start)
+        parameters = {**_as_op(parameters), "gaussian": bool(flags & OPTFLOW_FARNEBACK_GAUSSIAN)}
+        if parameters["iterations"]:
+            planes = ops.farneback_flow(*pair, **parameters, initial_flow=start)
+        else:
+            planes = _unsolved(pair, start, parameters)
         return give(planes, flow, pair[0])
+
+
+def _checked_flags(flags: Any) -> int:
+    if not isinstance(flags, (int, np.integer)) or isinstance(flags, bool):
+        raise MerFastError(f"flags must be a whole number, got {flags!r}")
+    return int(flags)
+
+
+def _as_op(parameters: dict[str, Any]) -> dict[str, Any]:
+    """What OpenCV takes as none, as the op would have it, or for the iterations as 0."""
+    iterations, sigma = parameters["iterations"], parameters["poly_sigma"]
+    if isinstance(iterations, (int, np.integer)):
+        iterations = max(iterations, 0)
+    if isinstance(sigma, (int, float, np.number)) and -np.inf < sigma < _NO_SIGMA:
+        sigma = 0
+    return {**parameters, "iterations": iterations, "poly_sigma": sigma}
+
+
+def _unsolved(pair: tuple[Array, Array], start: Array | None, parameters: dict[str, Any]) -> Array:
+    """The flow where nothing is solved: 0, or the initial one as the pyramid leaves it, which the op has no case for."""
+    check_parameters({**parameters, "iterations": 1})
+    first, second = (torch.from_numpy(np.ascontiguousarray(frame)) for frame in pair)
+    initial = None if start is None else torch.from_numpy(np.ascontiguousarray(start))
+    return np.asarray(reference.farneback_flow(first, second, **parameters, initial_flow=initial).numpy())
 
 
 def _unit(name: str, frame: Array) -> Array:
@@ -108,7 +143,8 @@ class FarnebackOpticalFlow(DenseOpticalFlow):
         return self._flags
 
     def setFlags(self, val: int) -> None:
-        self._flags = int(val)
+        with raising("FarnebackOpticalFlow.setFlags"):
+            self._flags = _checked_flags(val)
 
     def getFastPyramids(self) -> bool:
         return self._fast_pyramids

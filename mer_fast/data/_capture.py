@@ -37,10 +37,14 @@ class FileCapture:
         """Opens `path`.
 
         Raises:
-            VideoError: OpenCV knows no way to read it.
+            VideoError: OpenCV knows no way to read it, or its name is not UTF-8.
         """
         self._path = path
         self._cv2 = require("cv2")
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:  # OpenCV would end the process
+            raise VideoError(f"{path} has a name that is not UTF-8, which OpenCV cannot open: rename it") from error
         with quiet_cv2():
             self._capture = self._cv2.VideoCapture(str(path))
             opened = self._capture.isOpened()

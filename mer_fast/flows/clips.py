@@ -68,5 +68,5 @@ def reason_of(error: Exception, path: Path | None = None) -> str:
     """An error in one line that names its file: `path`, where the error names none."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    words = " ".join(str(error).split())
+    words = " ".join(str(error).split()) or type(error).__name__  # a MemoryError may say nothing
     return words if path is None or str(path) in words else f"{path}: {words}"

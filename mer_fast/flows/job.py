@@ -18,6 +18,7 @@ from mer_fast.data._optional import quiet_cv2, require
 from mer_fast.errors import MerFastError
 from mer_fast.flows.clips import Failure
 from mer_fast.flows.folder import output_folder
+from mer_fast.flows.formats import FORMATS
 from mer_fast.flows.methods import make_meter
 from mer_fast.flows.options import FlowOptions
 from mer_fast.flows.pipeline import Counts, Pipeline
@@ -76,7 +77,7 @@ def measure_flows(
     started = time.perf_counter()
     if options.looks_for_face:
         make_detector(options.detector)
-    clips, failures = find_clips(inputs, output)
+    clips, failures = find_clips(inputs, output, lambda name: FORMATS[options.format].files(name, [(0, 1)], options.strain))
     order = {clip.name: number for number, clip in enumerate(clips)}
     meter = make_meter(options.method, options.preset, options.device)
     told = {"versions": _versions(), "parameters": options.parameters()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from mer_fast.data._capture import IMAGE_SUFFIXES
 from mer_fast.errors import MerFastError
 
+_FRAME_DIGITS = 9
 _FIELD = re.compile(r'"([^"]*)"|(\S+)')
 
 
@@ -36,12 +38,17 @@ def read_list(path: Path) -> Iterator[Entry | MerFastError]:
     """The entries of a list, or for a line that is none the error that says why.
 
     A line holds a path (from the list's folder on), then onset, or onset and apex; or two image paths. Frames count from 0.
-    Paths with spaces stand in double quotes, or are parted by tabs from what follows. What follows a `#` is a comment.
+    Paths with spaces stand in double quotes, or are parted by tabs from what follows. What follows a `#` is a comment. The text
+    is UTF-8, or UTF-16 that begins with its mark.
 
     Raises:
         OSError: the list cannot be read.
     """
-    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")  # file names are bytes
+    try:
+        text = _decoded(path.read_bytes())
+    except UnicodeDecodeError:
+        yield MerFastError(f"{path} begins as UTF-16 and is not: save it as UTF-8")
+        return
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -51,13 +58,21 @@ def read_list(path: Path) -> Iterator[Entry | MerFastError]:
             yield MerFastError(f"{path}, line {number}: {error}")
 
 
+def _decoded(content: bytes) -> str:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    return content.decode("utf-8-sig", errors="surrogateescape")  # file names are bytes
+
+
 def _entry(line: str, folder: Path) -> Entry:
+    if "\0" in line:
+        raise MerFastError("a NUL byte is in it, and no path has one: save the list as text in UTF-8")
     if os.path.exists(folder / line):  # spaces, digits and a # belong to the name
         return _named(folder, line)
     fields = _fields(re.sub(r"\s#.*", "", line))
     frames: list[int] = []
     while len(fields) > 1 and len(frames) < 2 and re.fullmatch("[0-9]+", fields[-1]):
-        frames.insert(0, int(fields.pop()))
+        frames.insert(0, _frame(fields.pop()))
     if len(frames) == 2 and frames[1] <= frames[0]:
         raise MerFastError(f"the apex, frame {frames[1]}, must come after the onset, frame {frames[0]}")
     if len(fields) == 2 and not frames and all(Path(field).suffix.lower() in IMAGE_SUFFIXES for field in fields):
@@ -66,6 +81,12 @@ def _entry(line: str, folder: Path) -> Entry:
         raise MerFastError(f'"{line}" is not a path, a path with onset and apex, or two images: put quotes around spaces')
     onset, apex = (*frames, None, None)[:2]
     return _named(folder, " ".join(fields), onset=onset, apex=apex)
+
+
+def _frame(digits: str) -> int:
+    if len(digits.lstrip("0")) > _FRAME_DIGITS:
+        raise MerFastError(f"the frame number {digits[:20]} has more than {_FRAME_DIGITS} digits: no clip is as long")
+    return int(digits)
 
 
 def _fields(line: str) -> list[str]:

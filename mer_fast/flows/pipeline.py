@@ -165,7 +165,7 @@ class Pipeline:
                 self._read.put(_Item(job, pair), max(2 * pair.second.nbytes, _AHEAD // _AHEAD_PAIRS))
                 count += 1
             self._done.put(_ReadToEnd(job, count))
-        except (MerFastError, OSError, require("cv2").error) as error:
+        except (MerFastError, OSError, ValueError, MemoryError, require("cv2").error) as error:  # a UnicodeError is a ValueError
             self._done.put(_Failed(clip, reason_of(error, clip.path), job))
 
     def _measure_all(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +17,21 @@ VIDEO_SUFFIXES = frozenset(
 )
 
 
-def find_clips(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> tuple[list[Clip], list[Failure]]:
+def find_clips(
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    files: Callable[[str], Sequence[str]] = lambda name: [name],
+) -> tuple[list[Clip], list[Failure]]:
     """The clips of videos, folders and `.txt` lists, in the order given, folders in natural order.
 
     A folder is walked through: each folder in it that holds images is a clip, and so is each file with a video's ending. Hidden
     files, and the output folder, are passed over. A single folder's clips are named by their path in it; those of several inputs
     by the input's name before it, with as many of its parent folders as tell it from the others.
+
+    Args:
+        inputs: videos, folders and lists.
+        output: where the flow will go.
+        files: what a clip of a name would have in the output; no two clips share one of them.
 
     Returns:
         The clips, and what could not be one: an unreadable folder or list, an image alone, a wrong line of a list.
@@ -46,7 +55,7 @@ def find_clips(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLi
                 clips.append(one)
             else:
                 failures.append(one)
-    return _named_once(clips, failures), failures
+    return _named_once(clips, files, failures), failures
 
 
 def _is_list(path: Path) -> bool:
@@ -115,11 +124,20 @@ def _walk(folder: Path, name: str, own: str, output: str, above: tuple[str, ...]
             yield Clip(inner, child)
 
 
-def _named_once(clips: list[Clip], failures: list[Failure]) -> list[Clip]:
-    """Drops what is given twice; of two that differ and would have one name, the second is a failure."""
+def _named_once(clips: list[Clip], files: Callable[[str], Sequence[str]], failures: list[Failure]) -> list[Clip]:
+    """Drops what is given twice; of two that differ and would have one name, or one file, the second is a failure."""
     known: dict[str, Clip] = {}
+    owners: dict[str, Clip] = {}
     for clip in clips:
-        first = known.setdefault(clip.name, clip)
-        if os.path.realpath(first.path) != os.path.realpath(clip.path) or first.second != clip.second:
+        first = known.get(clip.name)
+        if first is None:
+            wanted = files(clip.name)
+            shared = next((file for file in wanted if file in owners), None)
+            if shared is None:
+                known[clip.name] = clip
+                owners.update(dict.fromkeys(wanted, clip))
+            else:
+                failures.append(Failure(clip.name, f"{clip.path}: {shared} is {owners[shared].path}'s too: rename one of them"))
+        elif os.path.realpath(first.path) != os.path.realpath(clip.path) or first.second != clip.second:
             failures.append(Failure(clip.name, f"{clip.path}: {first.path} has the same name in the output: rename one of them"))
     return list(known.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from .. import reference
@@ -65,6 +66,7 @@ def farneback_flow(
     )  # fmt: skip
     check_frames("farneback_flow", frame0, frame1, initial_flow, min_side=1)
     check_parameters(given)
+    given["gaussian"] = bool(gaussian)
     if runs_reference("farneback_flow", frame0):
         return reference.farneback_flow(frame0, frame1, initial_flow=initial_flow, **given)
     return run_pairs("farneback_flow", frame0, frame1, initial_flow, given)
@@ -83,7 +85,7 @@ def check_parameters(given: dict[str, Any]) -> None:
     fits = sigma == 0 or LEAST_SIGMA <= sigma <= MOST_SIGMA
     fault = "must be at least {} (at most {:g}), or 0 for 0.3 poly_n, got {}"
     require(fits, op, "poly_sigma", fault, LEAST_SIGMA, MOST_SIGMA, sigma)
-    require(isinstance(given["gaussian"], bool), op, "gaussian", "must be True or False, got {}", given["gaussian"])
+    require(isinstance(given["gaussian"], (bool, np.bool_)), op, "gaussian", "must be True or False, got {}", given["gaussian"])
 
 
 register("farneback_flow", fake=flow_fake, vmap=flow_vmap("farneback_flow"))

@@ -28,6 +28,7 @@ TVL1_PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 MIN_SIDE = 16
+_LEAST = torch.finfo(torch.float32).tiny  # the kernels divide by these parameters, in float32
 
 
 @takes_arrays("frame0", "frame1", "initial_flow")
@@ -93,11 +94,13 @@ def check_parameters(given: dict[str, Any]) -> None:
     op = "tvl1_flow"
     for name in ("tau", "lam", "theta"):
         require_number(op, name, given[name], 0)
+        require(given[name] >= _LEAST, op, name, "must be at least {:.4g}, a normal float32, got {}", _LEAST, given[name])
     require_number(op, "scale_step", given["scale_step"], 0, 1)
     require_number(op, "epsilon", given["epsilon"], -math.inf)
     require(given["epsilon"] >= 0, op, "epsilon", "must not be negative, got {}", given["epsilon"])
     for name in ("scales", "warps", "inner_iterations", "outer_iterations"):
         require_count(op, name, given[name])
+    require_count(op, "median", given["median"], 0)
     require(given["median"] in (0, 1, 3, 5), op, "median", "must be 3 or 5, or 0 or 1 for none, got {}", given["median"])
 
 
