@@ -114,8 +114,8 @@ class Experiment:
     ) -> Evaluation:
         """Its evaluation on a data set, before any fold is run: `evaluation.finish` runs it."""
         return prepared(
-            self.make_protocol(), partial(Experiment.make_model, self), dataset, train=self.recipe, seed=self.seed,
-            threads=self.threads, resume=resume, checkpoint_seconds=checkpoint_seconds,
+            self.make_protocol(), partial(Experiment.make_model, self), dataset, train=self.recipe, folds=self.folds,
+            seed=self.seed, threads=self.threads, resume=resume, checkpoint_seconds=checkpoint_seconds,
         )  # fmt: skip
 
     @classmethod

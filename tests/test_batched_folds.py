@@ -181,6 +181,56 @@ def test_held_out_clips_are_asked_in_evaluation_mode():
         torch.testing.assert_close(logits, model.eval()(x[held]).detach())
 
 
+def same_bits(a, b):
+    return all(torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items())
+
+
+@pytest.mark.parametrize("oversample", [False, True])
+@pytest.mark.parametrize("batch_size", [64, 10])
+def test_a_fold_alone_is_bit_for_bit_the_fold_beside_larger_ones(batch_size, oversample):
+    """Also where the company would fill more slots: 23, 31 and 31 of 40 clips, and one that has clips twice."""
+    x, labels = clips()
+    recipe = Recipe(lr=1e-2, epochs=4, batch_size=batch_size, optimizer="adam", oversample=oversample)
+    folds = [range(23), range(9, 40), range(2, 33), [*range(40), *range(25)]]
+
+    def trained(company):
+        named = {"names": [str(k) for k in company]}
+        return train_folds(lambda: models.STSTNet(CLASSES), x, labels, [folds[k] for k in company], recipe, seed=1, **named)
+
+    together = trained(range(4))
+    for company in ([0], [1], [3], [2, 0]):
+        for k, model in zip(company, trained(company), strict=True):
+            assert same_bits(model, together[k]), k
+
+
+def test_a_group_that_is_stopped_goes_on_bit_for_bit(tmp_path):
+    """Three of four folds are done; the one that is left has 23 clips, and the others had 31 and 33."""
+    data = Subjects(*clips())
+    data.subjects = ["a"] * 9 + ["b"] * 7 + ["c"] * 7 + ["d"] * 17
+    made = []
+
+    def make():
+        made.append(models.STSTNet(CLASSES))
+        return made[-1]
+
+    def run(folder, progress):
+        made.clear()
+        recipe = Recipe(lr=1e-2, epochs=4, batch_size=64, optimizer="adam")
+        options = {"train": recipe, "folds": "batched", "seed": 4, "resume": folder, "progress": progress}
+        return leave_one_subject_out(make, data, **options), list(made)
+
+    def stop(stage, done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    whole, networks = run(tmp_path / "whole", lambda *stage: None)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "kept", stop)
+    report, again = run(tmp_path / "kept", lambda *stage: None)
+    assert report == whole
+    assert len(networks) == 1 + 4 and len(again) == 1 + 1 and same_bits(again[1], networks[4])
+
+
 class Subjects:
     def __init__(self, x, labels, subjects=5):
         self.x, self.labels = x, labels.tolist()
@@ -220,6 +270,19 @@ def test_many_folds_run_in_groups(monkeypatch):
     assert told == [("epoch", k, 6) for k in range(1, 7)]  # two groups of three steps an epoch, and one of one
 
 
+def test_a_layer_that_stands_there_twice_is_run_twice():
+    relu, dropout = nn.ReLU(), nn.Dropout(0.0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), relu, nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 49, 6), relu,
+        dropout, nn.Linear(6, 6), relu, dropout, nn.Linear(6, CLASSES),
+    ).double()  # fmt: skip
+    kinds = [type(stage).__name__ for stage in understood(network)]
+    assert kinds == ["Block", "Plain", "Linear", "Plain", "Dropout", "Linear", "Plain", "Dropout", "Linear"]
+    x, _ = clips(6, 16, torch.float64)
+    logits = FoldNetwork([network])(x, torch.arange(6)[None], None)[0]
+    assert relative_error(logits, network.train()(x)) < 1e-10
+
+
 # --- errors --------------------------------------------------------------------------------------------------------------
 def block(**changes):
     made = {"conv": nn.Conv2d(3, 4, 3), "relu": nn.ReLU(), "norm": nn.BatchNorm2d(4), "pool": nn.MaxPool2d(2), **changes}
@@ -256,6 +319,55 @@ def block(**changes):
     ],
 )
 def test_names_the_layer_that_cannot_be_batched_and_the_mend(network, message):
+    with pytest.raises(mer_fast.MerFastError, match=message + '.*; run it with folds="sequential" or folds="processes"'):
+        understood(network)
+
+
+class Doubled(nn.Sequential):
+    def forward(self, x):
+        return super().forward(2 * x)
+
+
+class Other(models.STSTNet):
+    def forward(self, maps):
+        return super().forward(-maps)
+
+
+class Shifted(nn.Identity):
+    def forward(self, x):
+        return x + 1
+
+
+def changed(network, change):
+    change(network)
+    return network
+
+
+def twice():
+    linear = nn.Linear(4 * 49, 4 * 49)
+    return block()[:-1].append(linear).append(linear).append(nn.Linear(4 * 49, CLASSES))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (twice(), r"layer 6 \(Linear.* shares weights with layer 5, "),
+        (Doubled(*block()), "Doubled has a forward of its own, not that of Sequential"),
+        (Other(3), "Other has a forward of its own, not that of STSTNet"),
+        (nn.Sequential(Doubled(*block()[:4]), *block()[4:]), r"layer 0 \(Doubled.* has a forward of its own"),
+        (block(shift=Shifted()), r"layer shift \(Shifted\(\)\) cannot be batched"),
+        (
+            changed(block(), lambda one: one.pool.register_forward_hook(lambda *_: None)),
+            "layer pool .* has hooks, .*: remove them",
+        ),
+        (changed(models.STSTNet(3), lambda one: one.register_full_backward_pre_hook(lambda *_: None)), "STSTNet has hooks"),
+        (changed(block(), lambda one: nn.utils.parametrizations.weight_norm(one.head)), "layer head .* is parametrized"),
+        (changed(block(), lambda one: setattr(one.relu, "forward", torch.tanh)), "layer relu .* has a forward of its own"),
+        (changed(models.STSTNet(3), lambda one: setattr(one, "dropout", nn.Dropout2d())), "layer dropout .* must be Dropout"),
+    ],
+    ids=range(10),
+)
+def test_refuses_what_would_not_be_run(network, message):
     with pytest.raises(mer_fast.MerFastError, match=message + '.*; run it with folds="sequential" or folds="processes"'):
         understood(network)
 

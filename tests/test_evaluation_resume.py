@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import mer_fast
-from mer_fast.evaluation import KFold, cross_validate, leave_one_subject_out
+from mer_fast import models
+from mer_fast.evaluation import KFold, cross_validate, finish, leave_one_subject_out, prepared
 from mer_fast.training import Recipe
 
 from .mer_sets import Tiny, TinySet, gradient_steps, one_thread  # noqa: F401 (the fixture)
@@ -132,6 +133,41 @@ def test_other_settings_are_not_pooled(tmp_path, changes, what):
     evaluate(tmp_path, RECIPE.replace(epochs=1))
     with pytest.raises(mer_fast.MerFastError, match=f"holds an evaluation with another .*{what}.*: give a new folder"):
         evaluate(tmp_path, **{"train": RECIPE.replace(epochs=1), **changes})
+
+
+def test_the_kind_of_engine_the_backend_and_the_dtype_are_settings(tmp_path):
+    """ "batched" draws another dropout; the other engines are of one kind."""
+    data = SmallClips()
+    recipe = Recipe(lr=1e-3, epochs=1, batch_size=8)
+
+    def run(folds):
+        return cross_validate(KFold(2), small_network, data, train=recipe, folds=folds, resume=tmp_path)
+
+    kept = run("sequential")
+    assert run("processes") == kept
+    with pytest.raises(mer_fast.MerFastError, match="another kind of engine: give a new folder"):
+        run("batched")
+    with mer_fast.backend("reference"), pytest.raises(mer_fast.MerFastError, match="another backend: give a new folder"):
+        run("sequential")
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(mer_fast.MerFastError, match=r"another .*default dtype"):
+            run("sequential")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    one = prepared(KFold(2), small_network, data, train=recipe, resume=tmp_path)
+    with pytest.raises(mer_fast.MerFastError, match='prepared for folds="sequential" keeps its results: finish it with'):
+        finish([one], folds="batched")
+
+
+class SmallClips(TinySet):
+    def __init__(self):
+        super().__init__()
+        self.inputs = torch.randn(len(self), 3, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+def small_network():
+    return models.STSTNet(3)
 
 
 def test_a_function_is_known_by_what_it_does(tmp_path):

@@ -1,5 +1,8 @@
 """One training in two processes: the losses, the weights and the pooled predictions are those of one process."""
 
+import time
+from unittest.mock import patch
+
 import pytest
 import torch
 
@@ -7,6 +10,7 @@ import mer_fast
 from mer_fast import models
 from mer_fast.evaluation import KFold, cross_validate
 from mer_fast.evaluation.folds import using_threads
+from mer_fast.evaluation.store import Store
 from mer_fast.training import Recipe, fit
 from mer_fast.training.parallel import Ranks, predict_together
 
@@ -59,12 +63,25 @@ def evaluated(folder):
     return cross_validate(KFold(2), lambda: network("norm"), TinySet(), train=CASES["norm"], resume=f"{folder}/kept")
 
 
+def check_store(rank, folder):
+    """The first process is late; then a folder of another evaluation, and one that the first process cannot make."""
+    time.sleep(0 if rank else 1)
+    Store(f"{folder}/new", {"seed": "1"})
+    with pytest.raises(mer_fast.MerFastError, match="another seed"):
+        Store(f"{folder}/new", {"seed": "2"})
+    message = "has nothing of the first process" if rank else "cannot be made"
+    broken = patch("mer_fast.evaluation.store.atomic_path", side_effect=mer_fast.MerFastError("cannot be made"))
+    with broken, pytest.raises(mer_fast.MerFastError, match=message):
+        Store(f"{folder}/none", {})
+
+
 def work(rank, world, folder):
     found = trained(f"{folder}/{rank}")
     with pytest.raises(mer_fast.MerFastError, match="a batch has 1 clip, and each process needs one: take fewer"):
         fit(network("plain"), TinySet(), Recipe(lr=0.1, epochs=1, batch_size=1))
     with pytest.raises(mer_fast.MerFastError, match='folds="processes" has processes of its own'):
         cross_validate(KFold(2), lambda: network("norm"), TinySet(), train=CASES["norm"], folds="processes")
+    check_store(rank, folder)
     return found, evaluated(folder).predictions
 
 

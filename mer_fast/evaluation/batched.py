@@ -68,7 +68,7 @@ def train_folds(
     for own in seeds:
         with isolated(own):
             models.append(make_model().train())
-    groups = _groups([classes[list(fold)].tolist() for fold in folds], seeds, recipe)
+    groups = _groups(classes, folds, seeds, recipe)
     runs = [_Group([models[k] for k in group], inputs, classes, [folds[k] for k in group], recipe, [seeds[k] for k in group])
             for group in groups]  # fmt: skip
     _run(runs, progress)
@@ -110,7 +110,7 @@ def batched(
     labels = torch.tensor(task.roster.labels)
     _check(columns[0], labels, [fold.train for fold in folds], task.train)
     seeds = [task.fold_seed(fold) for fold in folds]
-    for group in _groups([[task.roster.labels[i] for i in fold.train] for fold in folds], seeds, task.train):
+    for group in _groups(labels, [fold.train for fold in folds], seeds, task.train):
         models = []
         for k in group:
             with isolated(seeds[k]):
@@ -156,14 +156,28 @@ def _check(inputs: torch.Tensor, labels: torch.Tensor, folds: Sequence[Sequence[
             raise MerFastError(f"batched folds: the recipe's {name} ({value!r}) cannot be batched; leave it out, or {MEND}")
 
 
-def _groups(labels: list[list[int]], seeds: list[int], recipe: Recipe) -> list[list[int]]:
-    """Folds that are trained together: those of one number of steps an epoch, in their order, at most MOST_FOLDS."""
-    by_steps: dict[int, list[int]] = {}
-    for k, (own, seed) in enumerate(zip(labels, seeds, strict=True)):
-        steps = len(epoch_batches(own, recipe.batch_size, seed, 0, oversample=recipe.oversample))
-        by_steps.setdefault(steps, []).append(k)
+def _slots(labels: torch.Tensor, batches: Sequence[Sequence[int]], recipe: Recipe) -> int:
+    """Slots of a fold's steps, whose batches are given; labels of all clips.
+
+    The last bits of a matrix product depend on its number of rows. So this follows from the recipe and the data set, as the
+    largest batch of any fold, and only in a fold that has clips several times from that fold; never from folds beside it.
+    """
+    clips = len(labels)
+    if recipe.oversample:
+        count = torch.bincount(labels)
+        clips = int(count.max()) * int((count > 0).sum())
+    return max(min(recipe.batch_size + 1, clips), max(map(len, batches)))  # one more: a clip that is left over
+
+
+def _groups(labels: torch.Tensor, folds: Sequence[Sequence[int]], seeds: list[int], recipe: Recipe) -> list[list[int]]:
+    """Folds that are trained together: of as many steps an epoch and slots, in their order, at most MOST_FOLDS."""
+    by_shape: dict[tuple[int, int], list[int]] = {}
+    for k, (fold, seed) in enumerate(zip(folds, seeds, strict=True)):
+        own = labels[list(fold)].tolist()
+        batches = epoch_batches(own, recipe.batch_size, seed, 0, oversample=recipe.oversample)
+        by_shape.setdefault((len(batches), _slots(labels, batches, recipe)), []).append(k)
     groups = []
-    for members in by_steps.values():
+    for members in by_shape.values():
         parts = -(-len(members) // MOST_FOLDS)  # as equal as they can be
         groups += [members[len(members) * i // parts : len(members) * (i + 1) // parts] for i in range(parts)]
     return groups
@@ -198,7 +212,8 @@ class _Group:
         self.dropout_seeds = np.array([derive(seed, "dropout") for seed in seeds], np.uint64)
         self.loss: _FoldLoss | None = None
         self.step = self.epoch = 0
-        steps = len(self._batches(0, 0))
+        batches = self._batches(0, 0)
+        self.slots, steps = _slots(labels, batches, recipe), len(batches)
         self.steps = recipe.iterations or steps * (recipe.epochs or 0)
         self.epochs = -(-self.steps // steps)
 
@@ -243,8 +258,7 @@ class _Group:
     def _indices(self) -> torch.Tensor:
         """The clips of this epoch's steps, (steps, F, B), EMPTY where a fold's batch is smaller."""
         batches = [self._batches(fold, self.epoch) for fold in range(len(self.clips))]
-        slots = max(len(batch) for own in batches for batch in own)
-        indices = torch.full((len(batches[0]), len(batches), slots), EMPTY)
+        indices = torch.full((len(batches[0]), len(batches), self.slots), EMPTY)
         for fold, own in enumerate(batches):
             for step, batch in enumerate(own):
                 indices[step, fold, : len(batch)] = self.clips[fold][batch]

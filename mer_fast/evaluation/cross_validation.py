@@ -11,7 +11,7 @@ import torch
 from ..errors import MerFastError
 from ..training.recipe import Recipe
 from .clips import Dataset
-from .engines import Progress, engine
+from .engines import Progress
 from .protocols import EvaluationProtocol, LeaveOneSubjectOut
 from .report import Report
 from .under_way import finish, prepared
@@ -59,7 +59,9 @@ def cross_validate(
 
     A fold sees its training clips alone until it is trained, for statistics too, and its test clips choose nothing. Its random
     numbers (first weights, order, dropout, augmentation) follow from `seed` and the fold's name, so that on a CPU the report is
-    the same to the last bit whatever the engine, the order of the folds, and whether it was stopped between.
+    the same to the last bit whatever the engine, the order of the folds, and whether it was stopped between. Only the engine
+    "batched" draws another dropout, of the same distribution, and sums in another order: its report is one of its own, the same
+    each time.
 
     Args:
         protocol: `LeaveOneSubjectOut()`, `CompositeDatabase()`, `CrossDatabase(...)`, `KFold(...)`, `Split(...)`, or any object
@@ -70,11 +72,12 @@ def cross_validate(
             of each clip. More in `evaluation.Dataset`.
         train: a `training.Recipe`, or a function of the network and the training clips (`evaluation.FoldClips`, a data set of
             their own). It trains the network in place, or returns another module that is to be tested.
-        folds: the engine: "sequential", one after the other; "processes", side by side in processes of their own; or "ray", as
-            Ray tasks, on this machine or a cluster.
+        folds: the engine: "sequential", one after the other; "processes", side by side in processes of their own; "ray", as Ray
+            tasks, on this machine or a cluster; or "batched", all folds of a small network at once (STSTNet, or an
+            `nn.Sequential` of 3x3 convolution, ReLU, batch norm and max-pool; see `train_folds`).
         seed: from 0 on.
         resume: a folder that keeps finished folds, and the state of unfinished ones where `train` is a recipe. Called again with
-            the same arguments, it does only what is left.
+            the same arguments, it does only what is left; "sequential", "processes" and "ray" may take each other's place.
         workers: folds at a time, where the engine runs several; as many as there are cores unless given.
         threads: of one fold on the CPU. The last bits of a network depend on it, so it does not follow from the machine; one,
             with an engine that runs folds side by side, is fastest for small networks.
@@ -89,9 +92,8 @@ def cross_validate(
             loss or prediction that is NaN, or a `resume` folder of another evaluation. What `train` raises passes through.
     """
     _check_functions(make_model, train)
-    engine(folds)  # a wrong name is told before the data set is read
     evaluation = prepared(
-        protocol, make_model, dataset, train=train, seed=seed, resume=resume, threads=threads,
+        protocol, make_model, dataset, train=train, folds=folds, seed=seed, resume=resume, threads=threads,
         checkpoint_seconds=checkpoint_seconds,
     )  # fmt: skip
     return finish([evaluation], folds=folds, workers=workers, progress=progress)[0]

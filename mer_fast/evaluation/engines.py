@@ -1,4 +1,7 @@
-"""The ways to run folds. An engine is one function, found in one table; all give the same results."""
+"""The ways to run folds. An engine is one function, found in one table.
+
+All give the same results but "batched", which draws another dropout.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import json
 import torch
 
 from .. import _version
+from ..backends import current_backend
 from ..fingerprint import describe, digest, of_tensor
 from ..seeds import isolated
 from ..training.batches import collate
@@ -15,7 +16,12 @@ from .folds import Task
 from .protocols import Fold
 
 
-def settings_of(task: Task, folds: tuple[Fold, ...]) -> dict[str, str]:
+def engine_kind(engine: str) -> str:
+    """Engines of one kind give the same results; "batched" draws another dropout."""
+    return "batched" if engine == "batched" else "fold by fold"
+
+
+def settings_of(task: Task, folds: tuple[Fold, ...], engine: str) -> dict[str, str]:
     """What the results depend on, each by a name that a message may show."""
     with isolated(task.seed):  # a data set or a network may draw random numbers
         return {
@@ -25,6 +31,9 @@ def settings_of(task: Task, folds: tuple[Fold, ...]) -> dict[str, str]:
             "network": _network(task.new_model()),
             "data set": _content(task),
             "number of threads": str(task.threads),
+            "kind of engine": engine_kind(engine),
+            "backend": current_backend(),
+            "default dtype": str(torch.get_default_dtype()),
             "version of torch or mer_fast": f"{torch.__version__}, {_version.__version__}",
         }
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from .. import ops
 from ..errors import MerFastError
@@ -62,15 +63,17 @@ def understood(model: nn.Module) -> tuple[Stage, ...]:
     behind them AdaptiveAvgPool2d(1), Flatten, Dropout, ReLU and Linear.
 
     Raises:
-        MerFastError: another network; names the layer that does not fit.
+        MerFastError: another network; names the layer that does not fit. So does a forward of one's own, a hook or a
+            parametrization, which would not run, and weights that two layers share.
     """
+    for name, module in model.named_modules():
+        _check_plain((name, module))
     if isinstance(model, STSTNet):
-        layers: Layers = [("conv", model.conv), ("", nn.ReLU()), ("norm", model.norm), ("", nn.MaxPool2d(3, padding=1))]
-        block, _ = _block([*layers, ("dropout", model.dropout), ("", nn.AvgPool2d(2))], 0)
-        return block, Plain("flatten"), Linear("classifier")
+        return _of_ststnet(model)
     if not isinstance(model, nn.Sequential):
         raise MerFastError(f"batched folds: {type(model).__name__} is neither STSTNet nor an nn.Sequential of blocks; {MEND}")
     layers = _flat(model, "")
+    _check_own_weights(layers)
     stages: list[Stage] = []
     k = 0
     while k < len(layers):
@@ -89,17 +92,53 @@ def understood(model: nn.Module) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
+def _of_ststnet(model: STSTNet) -> tuple[Stage, ...]:
+    layers: Layers = [("conv", model.conv), ("", nn.ReLU()), ("norm", model.norm), ("", nn.MaxPool2d(3, padding=1))]
+    block, _ = _block([*layers, ("dropout", model.dropout), ("", nn.AvgPool2d(2))], 0)
+    for name, kind in (("dropout", nn.Dropout), ("classifier", nn.Linear)):
+        if type(getattr(model, name)) is not kind:
+            _misfit((name, getattr(model, name)), f"must be {kind.__name__}, as STSTNet has it")
+    return block, Plain("flatten"), Linear("classifier")
+
+
 def _flat(module: nn.Module, prefix: str) -> Layers:
     """The layers of nested Sequentials in order, without those that do nothing."""
     layers: Layers = []
-    for name, child in module.named_children():
+    for name, child in module._modules.items():  # named_children() leaves out a module that stands there again
         path = f"{prefix}{name}"
+        if child is None:
+            raise MerFastError(f"batched folds: layer {path} is None, which nn.Sequential cannot run")
         layers += _flat(child, f"{path}.") if isinstance(child, nn.Sequential) else [(path, child)]
-    return [layer for layer in layers if not isinstance(layer[1], nn.Identity)]
+    return [layer for layer in layers if type(layer[1]) is not nn.Identity]
 
 
 def _misfit(layer: tuple[str, nn.Module], why: str) -> NoReturn:
-    raise MerFastError(f"batched folds: layer {layer[0]} ({layer[1]}) {why}; {MEND}")
+    kind = type(layer[1]).__name__
+    called = f"layer {layer[0]} ({kind if [*layer[1].children()] else layer[1]})" if layer[0] else kind
+    raise MerFastError(f"batched folds: {called} {why}; {MEND}")
+
+
+def _check_plain(layer: tuple[str, nn.Module]) -> None:
+    """Refuses a module that does more than its kind."""
+    module = layer[1]
+    for kind in (STSTNet, nn.Sequential):
+        if isinstance(module, kind) and type(module).forward is not kind.forward:
+            _misfit(layer, f"has a forward of its own, not that of {kind.__name__}, which alone can be batched")
+    if "forward" in vars(module):
+        _misfit(layer, "has a forward of its own, which cannot be batched")
+    if any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)):
+        _misfit(layer, "has hooks, which cannot be batched: remove them")
+    if is_parametrized(module):
+        _misfit(layer, "is parametrized, which cannot be batched: remove its parametrizations")
+
+
+def _check_own_weights(layers: Layers) -> None:
+    seen: dict[nn.Parameter, str] = {}
+    for name, module in layers:
+        for parameter in module.parameters():
+            if parameter in seen:
+                _misfit((name, module), f"shares weights with layer {seen[parameter]}, which cannot be batched")
+        seen.update(dict.fromkeys(module.parameters(), name))
 
 
 def _one(layer: tuple[str, nn.Module], value: Any) -> int:

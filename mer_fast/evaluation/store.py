@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import MerFastError
 from ..files import atomic_path
+from ..training.parallel import Ranks
 from .folds import FoldResult, file_stem
 from .protocols import Fold
 
@@ -21,6 +22,7 @@ class Store:
     """Finished folds of one evaluation, each a small JSON file that is written whole or not at all.
 
     `evaluation.json` tells what the evaluation is of; `folds/` has the results, `checkpoints/` the states of unfinished folds.
+    In a process group the first process makes the folder, and the others then find it.
 
     Args:
         folder: made where it is missing.
@@ -32,18 +34,30 @@ class Store:
 
     def __init__(self, folder: str | os.PathLike[str], settings: dict[str, str]) -> None:
         self.folder = Path(folder)
+        ranks = Ranks.now()
+        if not ranks.writes:
+            ranks.wait()
+        try:
+            self._open(settings, ranks.writes)
+        finally:  # the others wait, also where this one cannot go on
+            if ranks.writes:
+                ranks.wait()
+        self.key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+        self.checkpoints = self.folder.absolute() / "checkpoints"  # a worker may run in another folder
+
+    def _open(self, settings: dict[str, str], writes: bool) -> None:
         if self.folder.exists() and not self.folder.is_dir():
-            raise MerFastError(f"resume: {folder} is a file, not a folder")
+            raise MerFastError(f"resume: {self.folder} is a file, not a folder")
         head = self.folder / _HEAD
         if head.exists():
             self._compare(head, settings)
         elif self.folder.exists() and any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
-            raise MerFastError(f"resume: {folder} holds other things than an evaluation: give a new folder")
+            raise MerFastError(f"resume: {self.folder} holds other things than an evaluation: give a new folder")
+        elif not writes:
+            raise MerFastError(f"resume: {self.folder} has nothing of the first process: give a folder that all processes share")
         else:
             with atomic_path(head) as temporary:
                 temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        self.key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-        self.checkpoints = self.folder.absolute() / "checkpoints"  # a worker may run in another folder
 
     def _compare(self, head: Path, settings: dict[str, str]) -> None:
         try:

@@ -16,7 +16,7 @@ from ..ops._checks import require_count
 from ..training.parallel import Ranks
 from .clips import Dataset, Roster
 from .engines import SHARED, Job, Progress, engine
-from .fingerprint import settings_of
+from .fingerprint import engine_kind, settings_of
 from .folds import FoldResult, Task
 from .protocols import EvaluationProtocol, Fold, checked_folds
 from .report import Report
@@ -30,10 +30,11 @@ class Evaluation:
         task: what is trained on what.
         folds: all of them.
         results: of those that are finished, by name.
+        engine: the name of the engine that it was prepared for.
     """
 
-    def __init__(self, task: Task, folds: tuple[Fold, ...], store: Store | None) -> None:
-        self.task, self.folds, self._store = task, folds, store
+    def __init__(self, task: Task, folds: tuple[Fold, ...], store: Store | None, engine: str = "sequential") -> None:
+        self.task, self.folds, self._store, self.engine = task, folds, store, engine
         self.results: dict[str, FoldResult] = {}
         for fold in folds:
             known = store.load(fold) if store is not None else None
@@ -44,6 +45,11 @@ class Evaluation:
     def left(self) -> list[Fold]:
         """Folds that are not finished."""
         return [fold for fold in self.folds if fold.name not in self.results]
+
+    def check_engine(self, name: str) -> None:
+        """Raises MerFastError where there is a `resume` folder, of results that this engine would not give."""
+        if self._store is not None and engine_kind(name) != engine_kind(self.engine):
+            raise MerFastError(f'an evaluation prepared for folds="{self.engine}" keeps its results: finish it with that engine')
 
     def add(self, result: FoldResult) -> None:
         """Takes the result of a fold, and keeps it where there is a folder for it."""
@@ -81,21 +87,26 @@ def prepared(
     dataset: Dataset,
     *,
     train: Any,
+    folds: str = "sequential",
     seed: int = 0,
     resume: str | os.PathLike[str] | None = None,
     threads: int = 1,
     checkpoint_seconds: float = 30.0,
 ) -> Evaluation:
-    """An evaluation before its folds are run; arguments and errors are those of `cross_validate`."""
+    """An evaluation before its folds are run; arguments and errors are those of `cross_validate`.
+
+    `folds` is the engine that `finish` will be given: with `resume`, only one that gives the same results takes its place.
+    """
+    engine(folds)
     require_count("cross_validate", "seed", seed, least=0)
     require_count("cross_validate", "threads", threads)
     roster = Roster.of(dataset)
-    folds = checked_folds(protocol, roster)
+    parts = checked_folds(protocol, roster)
     task = Task(make_model, dataset, train, roster, seed, threads, checkpoint_seconds)
     if resume is None:
-        return Evaluation(task, folds, None)
-    store = Store(resume, settings_of(task, folds))
-    return Evaluation(replace(task, checkpoints=store.checkpoints), folds, store)
+        return Evaluation(task, parts, None, folds)
+    store = Store(resume, settings_of(task, parts, folds))
+    return Evaluation(replace(task, checkpoints=store.checkpoints), parts, store, folds)
 
 
 def finish(
@@ -118,6 +129,8 @@ def finish(
         MerFastError: what `cross_validate` raises.
     """
     run = engine(folds)
+    for evaluation in evaluations:
+        evaluation.check_engine(folds)
     if workers is not None:
         require_count("cross_validate", "workers", workers)
     with contextlib.ExitStack() as stack:

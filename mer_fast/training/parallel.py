@@ -57,6 +57,11 @@ class Ranks:
                 "one: take fewer processes, or another batch_size"
             )
 
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if not self.alone:
+            dist.barrier()
+
     def total(self, value: torch.Tensor) -> torch.Tensor:
         """The sum over all processes."""
         if self.alone:
