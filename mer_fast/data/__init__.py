@@ -3,6 +3,7 @@ licensed data sets."""
 
 from .apex import Apex, spot_apex
 from .apex_time import apex_time_sequence
+from .benchmark.clip_set import SyntheticSet
 from .cache import Cache, Entry
 from .cached_clips import CachedClips
 from .check import CheckReport, check_folder
@@ -54,6 +55,7 @@ __all__ = [
     "OpenCVCascade",
     "Preprocessing",
     "SyntheticClip",
+    "SyntheticSet",
     "TruncatedVideoWarning",
     "Truth",
     "Video",

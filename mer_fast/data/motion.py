@@ -67,27 +67,28 @@ class Motion:
             v -= bump.v * weight
         return u, v
 
-    def forward(self, height: int, width: int) -> Field:
-        """Flow (2, H, W) at every pixel: f(x) = -b(x + f(x)), solved by fixed-point iteration, far below a millionth of a pixel.
-
-        Raises:
-            MerFastError: the movement is so steep that the face would fold.
-        """
-        y, x = np.mgrid[:height, :width].astype(np.float64)
+    def pushed(self, x: Field, y: Field) -> tuple[Field, Field]:
+        """How far the face's points at (x, y) go: f(x) = -b(x + f(x)), solved by fixed-point iteration far below a millionth of a
+        pixel, for a movement that does not fold the face (`steepness` below 1)."""
         u, v = self.backward(x, y)
         # Where b is zero, zero is the fixed point, and a contraction has no other.
         moving = (u != 0) | (v != 0)
         x, y = x[moving], y[moving]
-        u, v = -u[moving], -v[moving]
+        moved_u, moved_v = -u[moving], -v[moving]
         for _ in range(500):
-            back_u, back_v = self.backward(x + u, y + v)
-            change = max(np.abs(back_u + u).max(initial=0), np.abs(back_v + v).max(initial=0))
-            u, v = -back_u, -back_v
+            back_u, back_v = self.backward(x + moved_u, y + moved_v)
+            change = max(np.abs(back_u + moved_u).max(initial=0), np.abs(back_v + moved_v).max(initial=0))
+            moved_u, moved_v = -back_u, -back_v
             if change < _TOLERANCE:
                 break
-        flow = np.zeros((2, height, width))
-        flow[0, moving], flow[1, moving] = u, v
-        return flow
+        u, v = np.zeros_like(u), np.zeros_like(v)
+        u[moving], v[moving] = moved_u, moved_v
+        return u, v
+
+    def forward(self, height: int, width: int) -> Field:
+        """Flow (2, H, W) at every pixel."""
+        y, x = np.mgrid[:height, :width].astype(np.float64)
+        return np.stack(self.pushed(x, y))
 
     def steepness(self, height: int, width: int) -> float:
         """The largest change of b per pixel (its Jacobian's norm, by differences); below 1 the movement can be undone."""
