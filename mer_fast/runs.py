@@ -24,6 +24,7 @@ from .experiment import Experiment, train_network
 from .files import atomic_path
 from .plan import Plan
 from .plan_data import Data, Progress, read_data
+from .plan_fit import check_class_weights
 from .training import load_network
 from .training.parallel import Ranks, predict_together
 
@@ -143,6 +144,7 @@ def process_group(device: str) -> Iterator[None]:
 
 def _experiment(plan: Plan, progress: Progress) -> tuple[Experiment, Data]:
     data = read_data(plan.data, plan.experiment.network_input(), plan.cache, progress)
+    check_class_weights(plan.experiment.recipe.class_weights, len(data.classes))
     return dataclasses.replace(plan.experiment, num_classes=len(data.classes)), data
 
 
