@@ -75,7 +75,7 @@ def write_report(
     names += sorted({file.name for file in Path(folder).glob("report*.json")} - set(names)) if is_report(Path(folder)) else []
     summary = summarize(reports, title, classes, settings, notes)
     missed = _missed(reports, classes)
-    with atomic_folder(folder, names, is_report) as place:
+    with atomic_folder(folder, names, is_report, SUMMARY) as place:
         for seed, report in reports.items():
             report.save(place / report_name(seed, seeds))
         confusion = torch.stack([report.confusion for report in reports.values()]).sum(0)

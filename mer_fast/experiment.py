@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -32,6 +34,7 @@ from .training.loop import Progress
 from .training.network_file import save_network
 from .training.parallel import Ranks
 
+_WITH_EXPONENT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
 RECIPES = Path(__file__).parent / "training" / "recipes"
 PROTOCOLS: dict[str, type[Any]] = {
     "leave-one-subject-out": LeaveOneSubjectOut,
@@ -245,7 +248,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def from_yaml(text: str, name: str) -> Any:
-    """A value from YAML, numbers such as 5e-5 included.
+    """A value from YAML, numbers such as 5e-5 included; what stands in quotes is a word.
 
     Raises:
         MerFastError: it is none, or PyYAML is not installed.
@@ -255,20 +258,14 @@ def from_yaml(text: str, name: str) -> Any:
     except ImportError as error:
         raise MerFastError(f'YAML files need PyYAML ({error}): pip install "mer_fast[train]"') from error
     try:
-        return _with_numbers(yaml.safe_load(text))
+        return yaml.load(text, Loader=_loader(yaml))
     except yaml.YAMLError as error:
         raise MerFastError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
 
 
-def _with_numbers(value: Any) -> Any:
-    """YAML takes 5e-5 for a word, since it has no point."""
-    if isinstance(value, Mapping):
-        return {name: _with_numbers(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_with_numbers(one) for one in value]
-    if isinstance(value, str) and value[:1].isdigit():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+@functools.cache
+def _loader(yaml: Any) -> Any:
+    """The safe loader, which takes a plain 5e-5 for a number too: YAML 1.1 takes it for a word, since it has no point."""
+    loader = type("Loader", (yaml.SafeLoader,), {})
+    loader.add_implicit_resolver("tag:yaml.org,2002:float", _WITH_EXPONENT, list("-+.0123456789"))
+    return loader

@@ -37,16 +37,20 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | os.PathLike[str], names: Collection[str], is_ours: Callable[[Path], bool]) -> Iterator[Path]:
+def atomic_folder(
+    path: str | os.PathLike[str], names: Collection[str], is_ours: Callable[[Path], bool], mark: str
+) -> Iterator[Path]:
     """Gives a temporary folder to fill, and moves what was put there into `path` when the block succeeds.
 
     Only files called one of `names` are ever replaced or removed in a folder that exists; all others stay. When the block
-    or the move fails, the folder is as it was before.
+    or the move fails, the folder is as it was before; where the process is killed in the move, the folder is still ours, so that
+    the same call can be made again.
 
     Args:
         path: the folder to write; made, with its parents, when missing.
         names: the names of the files that the block may write.
         is_ours: tells whether an existing folder was written by us, so that its files called one of `names` may be replaced.
+        mark: the one of `names` by which `is_ours` tells.
 
     Raises:
         MerFastError: `path` is a file, lies below one, or holds a file called one of `names` that is not ours.
@@ -67,19 +71,21 @@ def atomic_folder(path: str | os.PathLike[str], names: Collection[str], is_ours:
             temporary.mkdir()
             yield temporary
             if existed:
-                _exchange(temporary, target, names)
+                _exchange(temporary, target, names, mark)
             else:
                 temporary.rename(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _exchange(source: Path, target: Path, names: Collection[str]) -> None:
+def _exchange(source: Path, target: Path, names: Collection[str], mark: str) -> None:
     """Moves every file of `source` into `target` in place of what is called one of `names` there; all or nothing."""
+    # The mark goes last and comes first: without it no other of our files may be there, even if the process is killed.
     put_aside = source / ".before"
     put_aside.mkdir()
-    new = [entry for entry in source.iterdir() if entry != put_aside]
-    moves = [(target / name, put_aside / name) for name in names if (target / name).exists()]
+    new = sorted((entry for entry in source.iterdir() if entry != put_aside), key=lambda entry: entry.name != mark)
+    old = sorted((name for name in names if (target / name).exists()), key=lambda name: name == mark)
+    moves = [(target / name, put_aside / name) for name in old]
     moves += [(entry, target / entry.name) for entry in new]
     done: list[tuple[Path, Path]] = []
     try:

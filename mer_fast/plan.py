@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from .errors import MerFastError
-from .evaluation import CrossDatabase, KFold, Split
 from .evaluation.engines import engine
 from .experiment import Experiment, from_yaml, load_experiment, read_settings, recipe_names
 from .ops._checks import require_count, require_number
 from .plan_data import checked_data
+from .plan_fit import check_fit
 from .training import Recipe
 
 KEYS = (
@@ -115,14 +115,15 @@ def _plan(settings: Mapping[str, Any], name: str) -> Plan:
     for key in ("threads", "workers"):
         if settings.get(key) is not None:
             require_count("settings", key, settings[key])
+    sources = checked_data(settings["data"])
     return Plan(
-        data=checked_data(settings["data"]), experiment=_experiment(settings), seeds=seeds,
+        data=sources, experiment=_experiment(settings, sources), seeds=seeds,
         cache=Path(settings.get("cache", CACHE)), output=Path(settings.get("output", name)), threads=settings.get("threads"),
         checkpoint_seconds=float(seconds), tensorboard=tensorboard,
     )  # fmt: skip
 
 
-def _experiment(settings: Mapping[str, Any]) -> Experiment:
+def _experiment(settings: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]) -> Experiment:
     recipe = _mapping(settings, "recipe", "name")
     options, changes = _mapping(settings, "options"), _mapping(settings, "input")
     network, name = settings.get("network"), recipe.pop("name", None)
@@ -147,10 +148,10 @@ def _experiment(settings: Mapping[str, Any]) -> Experiment:
             workers=settings.get("workers"), device=device,
         )  # fmt: skip
         with torch.device("meta"):
-            dataclasses.replace(experiment, device="cpu").make_model()
+            model = dataclasses.replace(experiment, device="cpu").make_model()
     except (TypeError, ValueError, AttributeError) as error:
         raise MerFastError(f"options, input, recipe or protocol has a value of a wrong kind: {error}") from error
-    _check_fit(experiment)
+    check_fit(experiment, model, sources)
     return experiment
 
 
@@ -162,29 +163,6 @@ def _changed(recipe: Recipe, changes: dict[str, Any]) -> dict[str, Any]:
     if changes.get("schedule", "step") != "step":
         settings["step_every"] = None
     return {**settings, **changes}
-
-
-def _check_fit(experiment: Experiment) -> None:
-    """What would be noticed late, or with a trace."""
-    frames, resampled = experiment.options.get("frames"), experiment.network_input().settings.frames
-    if frames is not None and frames != resampled:
-        raise MerFastError(f"options.frames ({frames}) and input.frames ({resampled}) must be one number")
-    protocol = experiment.make_protocol()
-    faults = {
-        "k must be a whole number": isinstance(protocol, KFold) and type(protocol.k) is not int,
-        "seed must be a whole number": isinstance(protocol, (KFold, Split)) and type(protocol.seed) is not int,
-        "test must be a share or names of subjects": isinstance(protocol, Split)
-        and not (type(protocol.test) is float or _are_names(protocol.test)),
-        "train and test must be names of databases": isinstance(protocol, CrossDatabase)
-        and not all(isinstance(side, str) or _are_names(side) for side in (protocol.train, protocol.test)),
-    }
-    for fault, holds in faults.items():
-        if holds:
-            raise MerFastError(f"protocol: {fault}, got {experiment.protocol}")
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(one, str) for one in value)
 
 
 def _check_device(device: Any) -> None:

@@ -33,7 +33,7 @@ _CURVES = {
 
 def report_folder(path: str | os.PathLike[str]) -> AbstractContextManager[Path]:
     """Gives a temporary folder for `write_report`, and moves its files into `path` when the block succeeds: `atomic_folder`."""
-    return atomic_folder(path, (PAGE, SUMMARY, ARRAYS, *PICTURES, *NETWORK_PICTURES), _is_report)
+    return atomic_folder(path, (PAGE, SUMMARY, ARRAYS, *PICTURES, *NETWORK_PICTURES), _is_report, SUMMARY)
 
 
 def write_report(analysis: Analysis, folder: Path) -> None:

@@ -24,6 +24,7 @@ from .experiment import Experiment, train_network
 from .files import atomic_path
 from .plan import Plan
 from .plan_data import Data, Progress, read_data
+from .plan_fit import check_class_weights
 from .training import load_network
 from .training.parallel import Ranks, predict_together
 
@@ -143,6 +144,7 @@ def process_group(device: str) -> Iterator[None]:
 
 def _experiment(plan: Plan, progress: Progress) -> tuple[Experiment, Data]:
     data = read_data(plan.data, plan.experiment.network_input(), plan.cache, progress)
+    check_class_weights(plan.experiment.recipe.class_weights, len(data.classes))
     return dataclasses.replace(plan.experiment, num_classes=len(data.classes)), data
 
 
@@ -195,13 +197,14 @@ def _has_results(folder: Path) -> bool:
 
 
 def _clear(folder: Path) -> None:
-    """Removes what a run has left, and nothing else."""
-    files = [HEAD, PAGE, SUMMARY, CONFUSION, *_TRAINED]
-    found = [folder / name for name in files] + [*folder.glob("report*.json"), *folder.glob("events.out.tfevents.*")]
-    for file in found:
+    """Removes what a run has left, and nothing else; its head stays until the next one's takes its place."""
+    found = [folder / name for name in (PAGE, CONFUSION, *_TRAINED)]
+    for file in [*found, *folder.glob("report*.json"), *folder.glob("events.out.tfevents.*")]:
         file.unlink(missing_ok=True)
     for name in (FOLDS, MISSED):
         shutil.rmtree(folder / name, ignore_errors=True)
+    # Last, since by it a report is known as ours: a process killed above leaves a folder that can be gone on with.
+    (folder / SUMMARY).unlink(missing_ok=True)
 
 
 def _reported(plan: Plan, experiment: Experiment, data: Data, reports: dict[int, Report], progress: Progress) -> Evaluated:

@@ -9,7 +9,7 @@ from mer_fast.training import Recipe
 from .mer_sets import Tiny, TinySet, gradient_steps
 
 ray = pytest.importorskip("ray")
-RECIPE = Recipe(lr=0.02, epochs=5, batch_size=8, optimizer="adam", statistics=("gray_range",), augment=("mirror",))
+RECIPE = Recipe(lr=0.02, epochs=5, batch_size=8, optimizer="adam", statistics=("gray_range",), augment=("mirror_flow",))
 NOISY = {"noise": 2.0}
 
 

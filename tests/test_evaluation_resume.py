@@ -22,7 +22,7 @@ from .mer_sets import Tiny, TinySet, gradient_steps, one_thread  # noqa: F401 (t
 ROOT = Path(__file__).resolve().parent.parent
 DATA = {"noise": 3.0, "sizes": (9, 8, 7, 6)}
 RECIPE = Recipe(
-    lr=0.02, epochs=12, batch_size=8, optimizer="adam", statistics=("gray_range",), augment=("mirror",), validation=0.3
+    lr=0.02, epochs=12, batch_size=8, optimizer="adam", statistics=("gray_range",), augment=("mirror_flow",), validation=0.3
 )
 
 

@@ -8,7 +8,7 @@ import torch
 import mer_fast
 from mer_fast import models
 from mer_fast.evaluation import KFold, LeaveOneSubjectOut, Report, Split, cross_validate
-from mer_fast.experiment import Experiment, evaluate_network, load_experiment, recipe_names, train_network
+from mer_fast.experiment import Experiment, evaluate_network, from_yaml, load_experiment, recipe_names, train_network
 from mer_fast.training import Normalised, Recipe, load_network, save_network
 
 from .mer_sets import one_thread  # noqa: F401 (the fixture)
@@ -159,3 +159,11 @@ def test_settings_that_will_not_do(tmp_path):
         load_experiment(tmp_path / "none.yaml")
     with pytest.raises(mer_fast.MerFastError, match=r"options do not fit ststnet: .*unexpected keyword argument 'width'"):
         Experiment(**SMALL, options={"width": 3}).make_model()
+
+
+def test_numbers_are_plain_and_words_quoted():
+    text = """{a: 5e-5, b: 1E3, c: -2.5e4, d: .5e1, e: 0.25, f: 7, g: "2026", h: ['006', "007"], i: "1e5", j: 1e5x, k: 3D}"""
+    assert repr(from_yaml(text, "text")) == repr({
+        "a": 5e-5, "b": 1000.0, "c": -25000.0, "d": 5.0, "e": 0.25, "f": 7, "g": "2026", "h": ["006", "007"], "i": "1e5",
+        "j": "1e5x", "k": "3D",
+    })  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections import Counter
 
 import pytest
@@ -116,3 +117,52 @@ def test_a_clip_of_smic_in_the_wrong_emotions_folder(tmp_path):
     clips = read_clips("smic", top, strict=False)
     assert len(clips) == CLIPS - 1
     assert f"{clip.key} is called negative and lies in the folder positive" in str(clips.faults.faults[0])
+
+
+def test_a_label_map_takes_any_spelling_and_no_unknown_word(tmp_path):
+    top = make_example_folder("casme2", tmp_path / "casme2", clips=30)
+    plain = read_clips("casme2", top, {"surprise": "sudden", "others": "rest"}).counts()
+    assert min(plain.values()) > 0 and read_clips("casme2", top, {" Surprise": "sudden", "other": "rest"}).counts() == plain
+    for labels, message in [
+        ({"happy": "good"}, "labels: 'happy' is no emotion of CASME II: they are happiness, "),
+        ({True: "good"}, "labels: True is no emotion"),
+        ({"happiness": 1}, "labels: the class of 'happiness' must be a name, got 1"),
+        ({"others": "a", "other": "b"}, 'labels: others has two classes, "a" and "b"'),
+        ({}, "labels must be the name of a map or"),
+    ]:
+        with pytest.raises(MerFastError, match=message):
+            read_clips("casme2", top, labels)
+
+
+def damage(path, inner, content, flip=False):
+    """Replaces a part of an .xlsx file, or breaks its compressed bytes."""
+    with zipfile.ZipFile(path) as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    parts[inner] = content or parts[inner]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as book:
+        for name, part in parts.items():
+            book.writestr(name, part)
+        start = book.getinfo(inner).header_offset + 30 + len(inner)
+    if flip:
+        data = bytearray(path.read_bytes())
+        data[start : start + 20] = b"\xff" * 20
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_damaged_workbook_is_a_fault_that_names_it(tmp_path, flip):
+    top = make_example_folder("casme2", tmp_path / "casme2", clips=3)
+    sheet = next(top.glob("*.xlsx"))
+    damage(sheet, "xl/worksheets/sheet1.xml", b"" if flip else b"<worksheet><sheetData><row>", flip)
+    with pytest.raises(MerFastError, match=f"{sheet.name}: is not a readable .xlsx file"):
+        read_clips("casme2", top)
+
+
+def test_a_text_table_with_an_endless_field_is_a_fault_that_names_it(tmp_path):
+    top = make_example_folder("casme2", tmp_path / "casme2", clips=3)
+    sheet = next(top.glob("*.xlsx"))
+    table = sheet.with_suffix(".csv")
+    sheet.unlink()
+    table.write_text('Subject,Filename,OnsetFrame\n"' + "1,2,3\n" * 30_000)
+    with pytest.raises(MerFastError, match=f"{table.name}: is not a readable .csv file"):
+        read_clips("casme2", top)

@@ -10,6 +10,8 @@ from mer_fast.data import make_example_folder, read_clips, write_clips
 from mer_fast.data.readers import READERS, Kind
 from mer_fast.errors import MerFastError
 
+from .planted import Folder
+
 
 def test_a_clips_csv_chooses_labels_and_mends(tmp_path):
     top = make_example_folder("casme2", tmp_path / "casme2", clips=10)
@@ -71,3 +73,35 @@ def test_written_clips_read_back(key, tmp_path):
     write_clips(clips[::3], tmp_path / "clips.csv", ("onset", "apex", "offset"))
     again = read_clips(key, top, clips_csv=tmp_path / "clips.csv")
     assert list(again) == list(clips[::3]) and len(again.faults) == 0
+
+
+def listed(top, clip, columns, *numbers):
+    with (top / "clips.csv").open("w", newline="") as file:
+        csv.writer(file).writerow(["dataset", "subject", "clip", "label", *columns])
+        csv.writer(file).writerow([clip.dataset, clip.subject.partition("/")[2], clip.name, "negative", *numbers])
+    return read_clips(clip.dataset, top, strict=False)
+
+
+def test_numbers_of_smic_that_do_not_fit_the_images_are_named(tmp_path):
+    top = make_example_folder("smic", tmp_path / "smic", clips=3)
+    clip = read_clips("smic", top)[0]
+    out = listed(top, clip, ["apex"], clip.offset + 7)
+    (fault,) = out.faults
+    assert (fault.kind, fault.file, fault.row, fault.clip_kept) == (Kind.apex_outside, top / "clips.csv", 2, True)
+    assert len(out) == 1 and out[0].apex is None and f"apex {clip.offset + 7} lies outside" in str(fault)
+    out = listed(top, clip, ["onset", "offset"], clip.offset, clip.onset)
+    (fault,) = out.faults
+    assert len(out) == 0 and (fault.kind, fault.row) == (Kind.onset_after_offset, 2)
+    (shorter,) = listed(top, clip, ["offset"], clip.offset - 1)
+    assert (shorter.onset, shorter.offset) == (clip.onset, clip.offset - 1)
+
+
+def test_an_apex_for_a_table_without_any(tmp_path):
+    top = make_example_folder("casme2", tmp_path / "casme2", clips=3)
+    clip = read_clips("casme2", top, "original")[0]
+    folder = Folder("casme2", top, clip)
+    folder.edit(lambda rows: [row.pop(folder.column("apex")) for row in rows] and None)
+    (given,) = listed(top, clip, ["apex"], clip.onset + 1)
+    assert given.apex == clip.onset + 1
+    (without,) = listed(top, clip, ["apex"], "")
+    assert without.apex is None

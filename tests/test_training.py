@@ -50,7 +50,7 @@ def test_it_learns():
 
 FULL = Recipe(
     lr=0.02, epochs=6, batch_size=4, optimizer="adam", weight_decay=0.01, schedule="cosine", loss="focal",
-    class_weights="effective", oversample=True, augment=("mirror", "intensity"), statistics=("gray_range",), clip_norm=1.0,
+    class_weights="effective", oversample=True, augment=("mirror_flow", "intensity"), statistics=("gray_range",), clip_norm=1.0,
     validation=0.3,
 )  # fmt: skip
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mer_fast.data.apex_time import apex_time_sequence
+from mer_fast.errors import MerFastError
 from mer_fast.training import AUGMENTATIONS
 from mer_fast.training.augmentation import augment
 
@@ -89,9 +90,34 @@ def test_dropped_frames():
     assert out.shape == clips.shape and out.dtype == torch.uint8 and not torch.equal(out, clips)
 
 
+def test_dropped_frames_of_volumes_are_the_same_in_all_inputs():
+    clips = batch(12, 20, 4, 4)
+    (out,) = AUGMENTATIONS["dropped_frames"]((clips,), generator())
+    one, other = AUGMENTATIONS["dropped_frames"]((clips[:, None], clips[:, None, :, :2]), generator())
+    assert torch.equal(one[:, 0], out) and torch.equal(other, one[..., :2, :])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("mirror", (4, 2, 6, 6), r"mirror: inputs must be gray pixels, got \(4, 2, 6, 6\), which is flow: take mirror_flow"),
+        ("mirror", (4, 3, 6, 6), "take mirror_flow"),
+        ("mirror", (4, 6, 6), "or ATNet's feature"),
+        ("mirror_flow", (4, 5, 6, 6), "mirror_flow: inputs must be flow"),
+        ("mirror_flow", (4, 1, 5, 6, 6), "take mirror for gray pixels"),
+        ("dropped_frames", (4, 3, 6, 6), "dropped_frames: inputs must be gray clips"),
+        ("dropped_frames", (4, 1, 6, 6), "must be gray clips"),
+        ("dropped_frames", (4, 64, 128), "must be gray clips"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(name, shape, message):
+    with pytest.raises(MerFastError, match=message):
+        AUGMENTATIONS[name]((batch(*shape),), generator())
+
+
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_the_generator_decides_and_the_clips_stay(name):
-    clips = batch(16, 2, 9, 9)
+    clips = batch(16, 2 if name == "mirror_flow" else 5, 9, 9)
     kept = clips.clone()
     torch.manual_seed(0)
     one = AUGMENTATIONS[name]((clips,), generator(3))[0]
@@ -101,7 +127,7 @@ def test_the_generator_decides_and_the_clips_stay(name):
 
 
 def test_one_after_the_other():
-    clips = batch(16, 2, 9, 9)
+    clips = batch(16, 5, 9, 9)
     one = augment((clips,), ("mirror", "intensity"), generator())[0]
     draw = generator()
     assert torch.equal(one, AUGMENTATIONS["intensity"](AUGMENTATIONS["mirror"]((clips,), draw), draw)[0])

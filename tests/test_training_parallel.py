@@ -19,7 +19,7 @@ from .mer_sets import SHAPE, Tiny, TinySet
 
 # 13 clips in batches of 5, 5 and 3: the parts of two processes are of unlike sizes.
 SETTINGS = {"lr": 0.05, "epochs": 6, "batch_size": 5, "class_weights": "inverse", "loss": "focal"}
-PLAIN = Recipe(**SETTINGS, augment=("mirror",), validation=0.4, clip_norm=1.0, statistics=("gray_range",))
+PLAIN = Recipe(**SETTINGS, augment=("mirror_flow",), validation=0.4, clip_norm=1.0, statistics=("gray_range",))
 CASES = {"plain": PLAIN, "norm": Recipe(**SETTINGS), "section": Recipe(**{**SETTINGS, "epochs": 2})}
 
 

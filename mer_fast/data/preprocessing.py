@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,7 +15,8 @@ from mer_fast.data._capture import Frame
 from mer_fast.data.box import Box
 from mer_fast.data.faces import crop, find_face_in
 from mer_fast.errors import MerFastError
-from mer_fast.ops._checks import require, require_count
+from mer_fast.ops._checks import require, require_count, require_number
+from mer_fast.ops.optical_strain import DERIVATIVES
 
 Flow = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -103,6 +105,25 @@ class Preprocessing:
                 ", ".join(map(repr, _FLOWS)), self.flow)  # fmt: skip
         known = bool(self.keep) and all(one in _KINDS for one in self.keep)
         require(known, _NAME, "keep", "must name some of {}, got {}", ", ".join(_KINDS), self.keep)
+        require(_is_face(self.face), _NAME, "face",
+                "must be nothing, a box of four whole numbers (x, y, width, height), 'lbp', 'opencv' or a path ending in .onnx, "
+                "got {!r}", self.face)  # fmt: skip
+        require_number(_NAME, "margin", self.margin, -1)
+        require_number(_NAME, "shear", self.shear, -1e-12)
+        require(self.derivative in DERIVATIVES, _NAME, "derivative", "must be one of {}, got {!r}", ", ".join(DERIVATIVES),
+                self.derivative)  # fmt: skip
+        self._check_options()
+
+    def _check_options(self) -> None:
+        require(
+            isinstance(self.options, Mapping), _NAME, "options", "must be settings of the flow by name, got {!r}", self.options
+        )
+        if not isinstance(self.flow, str):
+            return
+        parameters = inspect.signature(getattr(ops, f"{self.flow}_flow")).parameters.values()
+        known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name != "initial_flow"]
+        for name in self.options:
+            require(name in known, _NAME, f"options.{name}", "is no setting of {}; there are {}", self.flow, ", ".join(known))
 
     @property
     def needs_flow(self) -> bool:
@@ -182,6 +203,16 @@ def prepare(clip: Clip, settings: Preprocessing) -> Prepared:
     if settings.pairs == "steps" and len(gray) < 2:
         raise MerFastError(f"{name_of(clip)}: has one frame from onset to offset, and flow from frame to frame needs two")
     return Prepared(gray, apex, *(ends if settings.pairs == "apex" else (gray[:-1], gray[1:])), apex_index, box)
+
+
+def _is_face(face: Any) -> bool:
+    """Whether it has one of the forms that `Preprocessing.face` may have; a detector's files are not looked for."""
+    if face is None or isinstance(face, str):
+        return face in (None, "lbp", "opencv") or face.lower().endswith(".onnx")
+    if not isinstance(face, (tuple, list)) or len(face) != 4:
+        return False
+    whole = all(isinstance(number, (int, np.integer)) and not isinstance(number, bool) for number in face)
+    return whole and min(face[:2]) >= 0 and min(face[2:]) >= 1
 
 
 def name_of(clip: Any) -> str:

@@ -43,7 +43,7 @@ def write_frames(clip: SyntheticClip, folder: str | os.PathLike[str]) -> None:
         raise MerFastError(f"{folder} holds other files: give a new folder for the frames")
     earlier = {path.name for path in folder.glob("[0-9]*.png")} if folder.is_dir() else set()
     names = {f"{index:05d}.png" for index in range(len(clip.frames))}
-    with atomic_folder(folder, earlier | names | {_TRUTH}, _is_ours) as temporary:
+    with atomic_folder(folder, earlier | names | {_TRUTH}, _is_ours, _TRUTH) as temporary:
         for name, frame in zip(sorted(names), clip.frames, strict=True):
             _, png = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
             (temporary / name).write_bytes(png.tobytes())

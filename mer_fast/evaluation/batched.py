@@ -16,7 +16,7 @@ from ..seeds import derive, isolated
 from ..training.batches import collate, predict
 from ..training.order import epoch_batches
 from ..training.recipe import Recipe
-from .fold_networks import MEND, FoldNetwork
+from .fold_networks import MEND, FoldNetwork, understood
 from .folds import FoldResult, Task, result_of
 from .protocols import Fold
 
@@ -136,6 +136,16 @@ def dropout_keys(seeds: npt.NDArray[np.uint64], step: int, layer: int) -> torch.
     return torch.from_numpy((x ^ (x >> np.uint64(31))).view(np.int64))
 
 
+def check_batched(model: torch.nn.Module, recipe: Recipe) -> None:
+    """Tells before there is any clip what `train_folds` would.
+
+    Raises:
+        MerFastError: a network or a setting that cannot be batched, with the layer or setting and the mend.
+    """
+    understood(model)
+    _check_recipe(recipe)
+
+
 def _check(inputs: torch.Tensor, labels: torch.Tensor, folds: Sequence[Sequence[int]], recipe: Recipe) -> None:
     if inputs.dim() != 4 or not inputs.is_floating_point():
         raise MerFastError(
@@ -146,6 +156,10 @@ def _check(inputs: torch.Tensor, labels: torch.Tensor, folds: Sequence[Sequence[
     for k, fold in enumerate(folds):
         if not len(fold) or min(fold) < 0 or max(fold) >= len(inputs):
             raise MerFastError(f"batched folds: fold {k} must hold indices from 0 to {len(inputs) - 1}, at least one")
+    _check_recipe(recipe)
+
+
+def _check_recipe(recipe: Recipe) -> None:
     settings = {
         "loss": callable(recipe.loss), "augment": bool(recipe.augment), "statistics": bool(recipe.statistics),
         "validation": recipe.validation > 0, "amp": recipe.amp is not None,

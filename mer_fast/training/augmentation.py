@@ -1,6 +1,7 @@
 """Random changes of a batch that leave its classes as they are. Every clip is changed by a draw of its own, all frames alike.
 
 Inputs of pixels have four dimensions or more, (N, ..., H, W); one of three is ATNet's feature (`data.apex_time_sequence`).
+Floats (N, 2 or 3, H, W) are taken for flow, with strain or without: none of the networks reads as few gray frames.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from ..data.apex_time import mirrored
+from ..data.apex_time import GRID, ROWS, mirrored
 from ..data.temporal import drop_frames
+from ..ops._checks import require
 from .batches import Inputs
 
 Augmentation = Callable[[Inputs, torch.Generator], Inputs]
@@ -22,13 +24,28 @@ LEVELS = 10 / 255
 
 
 def mirror(inputs: Inputs, generator: torch.Generator) -> Inputs:
-    """Half of the clips left to right: inputs of gray pixels, and ATNet's feature with them."""
+    """Half of the clips left to right: inputs of gray pixels, and ATNet's feature with them.
+
+    Raises:
+        MerFastError: flow, whose u would need the other sign, or another input.
+    """
+    for x in inputs:
+        require(not _is_flow(x), "mirror", "inputs", "must be gray pixels, got {}, which is flow: take mirror_flow", x.shape)
+        fits = _has_pixels(x) or x.shape[1:] == (ROWS, 2 * GRID * GRID)
+        require(fits, "mirror", "inputs", "must be gray pixels (N, ..., H, W) or ATNet's feature, got {}", x.shape)
     flipped = torch.rand(len(inputs[0]), generator=generator) < 0.5
     return tuple(_where(flipped, x.flip(-1) if _has_pixels(x) else mirrored(x), x) for x in inputs)
 
 
 def mirror_flow(inputs: Inputs, generator: torch.Generator) -> Inputs:
-    """Half of the clips left to right: flow (N, C, H, W) whose first channel is u, which changes its sign."""
+    """Half of the clips left to right: flow (N, C, H, W) whose first channel is u, which changes its sign.
+
+    Raises:
+        MerFastError: other inputs.
+    """
+    fits = len(inputs) == 1 and _is_flow(inputs[0])
+    require(fits, "mirror_flow", "inputs", "must be flow, floats (N, 2 or 3, H, W), got {}: take mirror for gray pixels",
+            [tuple(x.shape) for x in inputs])  # fmt: skip
     (flow,) = inputs
     sign = torch.ones(flow.shape[1], 1, 1)
     sign[0] = -1
@@ -70,8 +87,22 @@ def intensity(inputs: Inputs, generator: torch.Generator) -> Inputs:
 
 
 def dropped_frames(inputs: Inputs, generator: torch.Generator) -> Inputs:
-    """A share of each clip's frames left out at random, and resampled to as many (`data.drop_frames`): gray (N, T, H, W)."""
-    return tuple(drop_frames(x, x.shape[1], generator=generator) for x in inputs)
+    """A share of each clip's frames left out at random, and resampled to as many (`data.drop_frames`).
+
+    Inputs of gray clips (N, T, H, W) or (N, 1, T, H, W); several inputs lose the same frames.
+
+    Raises:
+        MerFastError: inputs without frames.
+    """
+    state = generator.get_state()
+    out = []
+    for x in inputs:
+        fits = (x.dim() == 4 and not _is_flow(x) and x.shape[1] > 1) or (x.dim() == 5 and x.shape[1] == 1)
+        require(fits, "dropped_frames", "inputs", "must be gray clips (N, T, H, W) or (N, 1, T, H, W), got {}", x.shape)
+        generator.set_state(state)
+        dim = x.dim() - 3
+        out.append(drop_frames(x, x.shape[dim], dim=dim, generator=generator))
+    return tuple(out)
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -94,6 +125,10 @@ def augment(inputs: Inputs, names: tuple[str, ...] | Augmentation, generator: to
 
 def _has_pixels(x: torch.Tensor) -> bool:
     return x.dim() >= 4
+
+
+def _is_flow(x: torch.Tensor) -> bool:
+    return x.dim() == 4 and x.shape[1] in (2, 3) and x.is_floating_point()
 
 
 def _where(chosen: torch.Tensor, changed: torch.Tensor, before: torch.Tensor) -> torch.Tensor:

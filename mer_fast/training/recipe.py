@@ -88,7 +88,9 @@ class Recipe:
         require(callable(self.loss) or self.loss in ("cross_entropy", "focal"), _NAME, "loss",
                 "must be 'cross_entropy', 'focal' or a function, got {!r}", self.loss)  # fmt: skip
         require((self.epochs is None) != (self.iterations is None), _NAME, "epochs, iterations", "exactly one must be given")
+        require(isinstance(self.oversample, bool), _NAME, "oversample", "must be true or false, got {!r}", self.oversample)
         self._check_numbers()
+        self._check_class_weights()
         self._check_names()
 
     def _check_numbers(self) -> None:
@@ -100,6 +102,7 @@ class Recipe:
         require_number(_NAME, "momentum", self.momentum, -1e-12, 1)
         require_number(_NAME, "weight_decay", self.weight_decay, -1e-12)
         require_number(_NAME, "step_factor", self.step_factor, 0)
+        require_number(_NAME, "gamma", self.gamma, -1e-12)
         require_number(_NAME, "validation", self.validation, -1e-12, 1)
         if self.clip_norm is not None:
             require_number(_NAME, "clip_norm", self.clip_norm, 0)
@@ -108,6 +111,14 @@ class Recipe:
         require(self.patience is None or self.validation > 0, _NAME, "patience", "needs validation: a share of subjects")
         require(not (callable(self.loss) and self.class_weights is not None), _NAME, "class_weights",
                 "are of no use with a loss of your own")  # fmt: skip
+
+    def _check_class_weights(self) -> None:
+        weights = self.class_weights
+        if weights is None or (isinstance(weights, str) and weights in ("inverse", "effective")):
+            return
+        numbers = isinstance(weights, tuple) and all(type(one) in (int, float) and 0 <= one < math.inf for one in weights)
+        require(numbers and any(weights), _NAME, "class_weights",
+                "must be 'inverse', 'effective' or numbers from 0 on, one a class and not all 0, got {!r}", weights)  # fmt: skip
 
     def _check_names(self) -> None:
         for name, known in (("augment", AUGMENTATIONS), ("statistics", STATISTICS)):

@@ -125,7 +125,7 @@ class Reader:
         top = Path(folder)
         if not top.is_dir():
             raise MerFastError(f"{folder} is not a folder: give the folder of {self.title}")
-        labels_map = chosen_map(self.title, self.maps, labels)
+        labels_map = chosen_map(self.title, self.maps, labels, self.emotion_of)
         faults = FaultReport()
         listed = listing(faults)
         tree = Tree(top)

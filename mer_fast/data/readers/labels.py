@@ -13,7 +13,7 @@ protocol fixes, repression is negative and tense others (CASME), and MMEW's repr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from mer_fast.errors import MerFastError
 
@@ -42,14 +42,37 @@ def classes_of(labels: LabelMap) -> tuple[str, ...]:
     return tuple(name for name in FOUR if name in found) if set(found) <= set(FOUR) else found
 
 
-def chosen_map(title: str, maps: Mapping[str, LabelMap], labels: str | LabelMap) -> LabelMap:
-    """The map that `labels` names, or `labels` itself.
+def chosen_map(
+    title: str, maps: Mapping[str, LabelMap], labels: str | LabelMap, emotion_of: Callable[[str], str | None]
+) -> LabelMap:
+    """The map that `labels` names, or `labels` itself with its emotions in the spelling of the data set's clips.
+
+    Args:
+        title: of the data set.
+        maps: its maps by name; that of "original" has all its emotions.
+        labels: a name, or {emotion: class}.
+        emotion_of: gives the one spelling of an emotion, None where it is none.
 
     Raises:
-        MerFastError: this data set has no such map.
+        MerFastError: this data set has no such map or no such emotion, an emotion has two classes, or a class is no name.
     """
     if not isinstance(labels, str):
-        return labels
+        return _own_map(title, labels, emotion_of, ", ".join(maps["original"]))
     if labels not in maps:
         raise MerFastError(f'labels="{labels}" is not defined for {title}: choose {", ".join(maps)}, or give {{emotion: class}}')
     return maps[labels]
+
+
+def _own_map(title: str, labels: LabelMap, emotion_of: Callable[[str], str | None], known: str) -> LabelMap:
+    if not isinstance(labels, Mapping) or not labels:
+        raise MerFastError(f"labels must be the name of a map or {{emotion: class}}, got {labels!r}")
+    found: dict[str, str] = {}
+    for word, name in labels.items():
+        emotion = emotion_of(word) if isinstance(word, str) else None
+        if emotion is None:
+            raise MerFastError(f"labels: {word!r} is no emotion of {title}: they are {known}")
+        if not isinstance(name, str) or not name:
+            raise MerFastError(f"labels: the class of {word!r} must be a name, got {name!r}")
+        if found.setdefault(emotion, name) != name:
+            raise MerFastError(f'labels: {emotion} has two classes, "{found[emotion]}" and "{name}": give it one')
+    return found

@@ -89,6 +89,9 @@ class Locator:
         known = self._with_ends(record, frames, longer)
         if known is None or known.onset is None or known.offset is None:
             return None
+        known = self._in_order(known, known.onset, known.offset)
+        if known is None or known.onset is None or known.offset is None:
+            return None
         base = base if known.folder is None else None
         span = span_of(frames, known.onset, known.offset, base)
         if not self._complete(known, frames, span, base):
@@ -113,13 +116,25 @@ class Locator:
             self._fault(record, Kind.missing_frame, "has images without a number each in their names: left out", frames.folder)
             return None
         if record.onset is None:
-            return replace(record, onset=frames.numbers[0], offset=frames.numbers[-1])
+            offset = frames.numbers[-1] if record.offset is None else record.offset
+            return replace(record, onset=frames.numbers[0], offset=offset)
         if longer or frames.numbers[-1] < max(record.onset, record.apex or 0):
             self._fault(record, Kind.missing_offset, "has no offset: left out")
             return None
         last = frames.numbers[-1]
         self._fault(record, Kind.missing_offset, f"has no offset: kept, up to its folder's last frame {last}", kept=True)
         return replace(record, offset=last)
+
+    def _in_order(self, record: Record, onset: int, offset: int) -> Record | None:
+        """The record, without an apex that lies outside; None where the onset comes last. A clips.csv may say anything."""
+        if onset > offset:
+            self._fault(record, Kind.onset_after_offset, f"onset {onset} comes after offset {offset}: the clip is left out")
+            return None
+        if record.apex is None or onset <= record.apex <= offset:
+            return record
+        message = f"apex {record.apex} lies outside onset to offset, {onset}-{offset}: kept without one"
+        self._fault(record, Kind.apex_outside, message, kept=True)
+        return replace(record, apex=None)
 
     def _complete(self, record: Record, frames: Frames, span: Span, base: int | None) -> bool:
         """Names the missing frames; whether onset, apex and offset are there."""

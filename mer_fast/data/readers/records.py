@@ -168,7 +168,8 @@ class _Row:
         return number
 
     def _apex(self, onset: int | None, offset: int | None) -> int | None:
-        if "apex" not in self._table.positions:
+        listed = None if self._listed is None else self._listed.apex
+        if listed is None and "apex" not in self._table.positions:
             return None
         for key in ("apex", "apex2"):
             apex = self._frame(key)
@@ -176,7 +177,7 @@ class _Row:
                 break
         else:
             if self._usable:
-                cell = text_of(self._cells["apex"])
+                cell = text_of(self._cells.get("apex", "") if listed is None else listed)
                 shown = f' ("{cell}")' if cell else ""
                 self._fault(Kind.missing_apex, f"has no apex{shown}: kept without one", "apex", kept=True)
             return None

@@ -9,6 +9,7 @@ import io
 import re
 import statistics
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,12 @@ _HEADER_SEARCH = 40  # rows; SAMM's header is about the fourteenth
 _LEAST_TITLES = 3  # of a header row; fewer may be met by chance in the notes above it
 _ALIKE = 0.6
 _MISSING = frozenset({"", "/", "\\", "-", "--", "?", "nan", "none", "n/a", "na", "null", "#n/a"})
+
+# What pandas and openpyxl raise on damaged files; a ParseError of the XML is a SyntaxError, an encrypted file a RuntimeError.
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, EOFError, SyntaxError, LookupError, ValueError, TypeError, AttributeError, RuntimeError,
+    OverflowError,
+)  # fmt: skip
 
 Cells = list[list[Any]]
 
@@ -133,7 +140,7 @@ def _read_worksheets(path: Path, changed: int, size: int) -> dict[str, Cells]:
         frames = pandas.read_excel(
             path, sheet_name=None, header=None, dtype=object, engine="openpyxl", keep_default_na=False, na_filter=False
         )
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+    except _DAMAGE as error:
         raise SheetError("is not a readable .xlsx file: save it anew as .xlsx or .csv") from error
     return {str(name): frame.to_numpy().tolist() for name, frame in frames.items()}
 
@@ -150,7 +157,10 @@ def _read_csv(path: Path) -> Cells:
         raise SheetError("is neither UTF-8 nor GB18030 text: save it anew as .xlsx or .csv")
     if "\0" in text:
         raise SheetError("is not a text file: save it anew as .xlsx or .csv")
-    tables = [[list(row) for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)] for delimiter in ",;\t"]
+    try:
+        tables = [[list(row) for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)] for delimiter in ",;\t"]
+    except csv.Error as error:
+        raise SheetError(f"is not a readable .csv file ({error}): save it anew as .xlsx or .csv") from error
     # By the width of the rows: a list of action units has commas too.
     return max(tables, key=lambda cells: statistics.median([len(row) for row in cells] or [0]))
 

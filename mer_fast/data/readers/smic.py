@@ -99,5 +99,7 @@ class Smic(Reader):
             self._add(faults, Kind.unknown_emotion, message, folder, clip)
             return None
         numbers = (None, None, None) if listed is None else (listed.onset, listed.apex, listed.offset)
-        label = None if listed is None else listed.label
-        return Record(subject, folder.name, folder.name, *numbers, emotion, self.fps, label=label, folder=folder)
+        label, sheet, row = (None, None, None) if listed is None else (listed.label, listed.path, listed.row)
+        return Record(
+            subject, folder.name, folder.name, *numbers, emotion, self.fps, label=label, sheet=sheet, row=row, folder=folder
+        )
