@@ -266,6 +266,6 @@ def from_yaml(text: str, name: str) -> Any:
 @functools.cache
 def _loader(yaml: Any) -> Any:
     """The safe loader, which takes a plain 5e-5 for a number too: YAML 1.1 takes it for a word, since it has no point."""
-    loader = type("Loader", (yaml.SafeLoader,), {})
+    loader: Any = type("Loader", (yaml.SafeLoader,), {})
     loader.add_implicit_resolver("tag:yaml.org,2002:float", _WITH_EXPONENT, list("-+.0123456789"))
     return loader
