@@ -81,7 +81,7 @@ def score_at(classifier, clip, entry, onset, target, share):
     return float(logits[target] - logits.mean())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] if n == "atnet" else []) for n in NETWORKS])
 def test_classifies_as_training_does_and_says_why(name, folder, frames, tmp_path):
     path = save(tmp_path / "network.safetensors", name)
     found = analyze(folder, model=path, **FAST)
