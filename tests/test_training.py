@@ -262,6 +262,51 @@ def test_statistics_stand_in_the_state_dict():
     torch.testing.assert_close(model(data.inputs), expected)
 
 
+class Gray:
+    """Still faces, each of a tone of its own, of which one half brightens."""
+
+    subjects = [f"s{k // 2}" for k in range(16)]
+    labels = [k % 2 for k in range(16)]
+
+    def __init__(self, change=20, channel=False):
+        generator = torch.Generator().manual_seed(1)
+        self.clips = torch.randint(40, 200, (16, 1, 8, 8), generator=generator).repeat(1, 4, 1, 1)
+        for clip, label in zip(self.clips, self.labels, strict=True):
+            clip[:, :, 4 * label : 4 * label + 4] += (change * torch.arange(4) // 3)[:, None, None]
+        self.clips = self.clips.to(torch.uint8)
+        if channel:
+            self.clips = self.clips[:, None].float() / 255
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        return self.clips[index], self.labels[index]
+
+
+@pytest.mark.parametrize("channel", [False, True])
+def test_changes_are_of_the_first_frame(channel):
+    data = Gray(channel=channel)
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4 * 64, 2))
+    recipe = Recipe(lr=0.01, epochs=12, batch_size=8, statistics=("gray_change",))
+    model = fit(network, data, recipe).model
+    changes = data.clips.float() - data.clips.float()[..., :1, :, :]
+    assert model.deviation.tolist() == pytest.approx([changes.square().mean().sqrt().item()], rel=1e-5)
+    torch.testing.assert_close(model(data.clips), model.network(changes / model.deviation))
+    assert model(data.clips).argmax(1).tolist() == data.labels  # and brighter faces are the same to it
+    torch.testing.assert_close(model(data.clips.float() + 0.25), model(data.clips), atol=1e-3, rtol=0)
+
+
+def test_changes_need_frames_that_change():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4 * 64, 2))
+    recipe = Recipe(lr=0.01, epochs=1, statistics=("gray_change",))
+    with pytest.raises(mer_fast.MerFastError, match="statistics: gray_change needs clips in which something moves"):
+        fit(network, Gray(change=0), recipe)
+    with pytest.raises(mer_fast.MerFastError, match=r"gray_change is for gray clips .* got \(2, 6, 6\)"):
+        fit(new(), TinySet(), recipe)
+
+
 def test_logs(tmp_path):
     data = TinySet(sizes=(3,) * 4)
     history = fit(new(), data, FULL, log=tmp_path / "run", tensorboard=True).history
@@ -333,7 +378,7 @@ GOOD = {"lr": 0.1, "epochs": 1}
         ({**GOOD, "loss": "hinge"}, "loss must be 'cross_entropy', 'focal' or a function, got 'hinge'"),
         ({**GOOD, "loss": F.cross_entropy, "class_weights": "inverse"}, "class_weights are of no use with a loss of your own"),
         ({**GOOD, "augment": ["mirror", "blur"]}, "augment must name some of mirror, .*, got 'blur'"),
-        ({**GOOD, "statistics": "gray"}, "statistics must name some of appearance_mask, gray_range, got 'gray'"),
+        ({**GOOD, "statistics": "gray"}, "statistics must name some of appearance_mask, gray_range, gray_change, got 'gray'"),
         ({**GOOD, "amp": "float8"}, "amp must be one of None, 'bfloat16', 'float16', got 'float8'"),
         ({**GOOD, "validation": 1}, "validation must lie between"),
         ({**GOOD, "patience": 3}, "patience needs validation"),
