@@ -149,7 +149,8 @@ def render(result: dict[str, Any]) -> str:
         *(f"| {name} | {table.duration(one)} | {table.times(one / seconds[OURS])} |" for name, one in seconds.items()),
         "",
         f"A whole evaluation, {run['clips']} clips, {run['folds']} folds, {run['epochs']} epochs: **{run['seconds']:.0f} s**, "
-        f"optimiser and tests included (UF1 {run['uf1']:.3f}); fold after fold about {run['loop_seconds_estimated'] / 60:.0f} minutes.",
+        f"optimiser and tests included (UF1 {run['uf1']:.3f}); fold after fold, estimated from 15 epochs: "
+        f"{run['loop_seconds_estimated'] / 60:.0f} minutes.",
     ]
     return "\n".join(lines)
 
