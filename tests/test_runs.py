@@ -65,5 +65,5 @@ def test_a_plan_of_the_synthetic_set(tmp_path):
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary == evaluated.summary and "brow" in json.dumps(summary) and "synthetic/sub03" in json.dumps(summary)
     (tmp_path / "wrong.yaml").write_text("data: {synthetic: {people: 3}}\nrecipe: ststnet-small\n")
-    with pytest.raises(MerFastError, match="data.synthetic: .*people"):
+    with pytest.raises(MerFastError, match=r"data\.synthetic: .*people"):
         runs.evaluate_plans([load_plan(tmp_path / "wrong.yaml")], progress=lambda *told: None)

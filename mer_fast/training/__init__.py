@@ -6,7 +6,7 @@ from .loop import Trained, fit
 from .network_file import SavedNetwork, load_network, save_network
 from .order import epoch_batches
 from .recipe import Recipe
-from .statistics import STATISTICS, Changes, Normalised
+from .statistics import STATISTICS, Changes, Normalised, Standardised
 
 __all__ = [
     "AUGMENTATIONS",
@@ -16,6 +16,7 @@ __all__ = [
     "Normalised",
     "Recipe",
     "SavedNetwork",
+    "Standardised",
     "Trained",
     "collate",
     "epoch_batches",

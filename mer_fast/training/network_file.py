@@ -47,7 +47,7 @@ def save_network(
     options: Mapping[str, Any] | None = None,
     input: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a network of `models`, with `Normalised` or `Changes` around it or not; whole or not at all.
+    """Writes a network of `models`, with what `STATISTICS` put around it or not; whole or not at all.
 
     Args:
         path: a safetensors file.
