@@ -74,12 +74,26 @@ DEFAULTS: dict[str, dict[str, tuple[Config, Config, Config]]] = {
         "narrow": (Config(64, 32, 16, 4, 2), Config(64, 32, 32, 4, 3), Config(64, 32, 32, 4, 3)),
         "wide": (Config(64, 64, 16, 4, 2), Config(64, 64, 32, 4, 3), Config(64, 64, 64, 4, 3)),
     },
+    # conv_norm_pool knows no 16-bit products. With few weights an output the reduction is one block of them all.
+    **{
+        f"conv_norm_pool_{name}": {
+            "narrow": (Config(64, 32, 32, 4, 2), *(Config(64, 32, 32, 4, 2),) * 2),
+            "wide": (Config(64, 64, 16, 8, 2), *(Config(64, 64, 32, 8, 2),) * 2),
+        }
+        for name in ("maps", "map_gradient", "weight_gradient", "input_gradient")
+    },
     # Without products. Where they are cut by rows and columns, by both; else `rows` is a block of elements.
     **{
         f"recurrent_conv2d_{name}": {"narrow": (Config(64, 32, 1, 4, 1),) * 3, "wide": (Config(32, 64, 1, 4, 1),) * 3}
         for name in ("statistics", "state", "sums", "gradient")
     },
-    **{name: dict.fromkeys(WIDTHS, (Config(512, 1, 1, 4, 1),) * 3) for name in ("conv_lstm_replay", "conv_gru_replay")},
+    **{
+        name: dict.fromkeys(WIDTHS, (Config(512, 1, 1, 4, 1),) * 3)
+        for name in ("conv_lstm_replay", "conv_gru_replay", "conv_norm_pool_close", "conv_norm_pool_open")
+    },
+    **{
+        f"conv_norm_pool_{name}": dict.fromkeys(WIDTHS, (Config(16, 64, 1, 4, 1),) * 3) for name in ("statistics", "total")
+    },
 }
 
 

@@ -198,10 +198,13 @@ def _fake(
     folds, outputs = weight.shape[:2]
     slots = input.shape[1] if index is None else index.shape[1]
     height, width = (_pooled(size, padding, pool) for size in input.shape[-2:])
-    kept = (outputs + CHANNEL_PAD - 1) // CHANNEL_PAD * CHANNEL_PAD
+    if input.device.type == "cpu":
+        winners = [folds, slots, height * width, (outputs + CHANNEL_PAD - 1) // CHANNEL_PAD * CHANNEL_PAD]
+    else:  # values and places
+        winners = [2, folds, slots, outputs, height * width]
     return (
         input.new_empty([folds, slots, outputs, height // average, width // average]),
-        input.new_empty([folds, slots, height * width, kept]),
+        input.new_empty(winners),
         input.new_empty([folds, 3, outputs]),
     )
 

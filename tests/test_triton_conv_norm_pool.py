@@ -1,0 +1,261 @@
+"""The Triton kernels of conv_norm_pool, run by Triton's interpreter on a CPU, against the float64 reference.
+
+As in test_triton_conv.py this file is also a script, which the tests run in a process of its own.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mer_fast import launchers, reference
+from mer_fast.launchers import _config, _implicit_gemm, conv_norm_pool
+from tests.kit import TOLERANCE
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def block(folds=2, slots=3, clips=4, channels=3, size=(7, 6), outputs=5, **options):
+    """A case: shapes and the op's arguments. `plant` changes what the kernels are told, and the comparison has to notice."""
+    usual = {
+        "shared": True, "index": "random", "training": True, "padding": 1, "pool": (3, 3, 0), "dropout": 0.0, "average": 1,
+        "bias": True, "affine": True, "mean": 0.3, "need_input": True, "eps": 1e-5, "wide": False, "plant": None, "seed": 0,
+        "dtype": torch.float32,
+    }  # fmt: skip
+    shapes = {"folds": folds, "slots": slots, "clips": clips, "channels": channels, "size": size, "outputs": outputs}
+    return {**shapes, **usual, **options}
+
+
+CASES = {
+    "as in STSTNet": block(2, 4, 6, 3, (8, 8), 16, padding=2, pool=(3, 3, 1), dropout=0.5, average=2),
+    "an input a fold": block(shared=False, pool=(2, 2, 0), padding=0),
+    "an input a fold, no index": block(shared=False, index=None, pool=(2, 2, 1), padding=2, dropout=0.3),
+    "windows overlap": block(pool=(3, 2, 1), average=2, size=(9, 8)),
+    "windows of two overlap": block(pool=(2, 1, 1), padding=0, size=(5, 6), affine=False),
+    "windows overlap much": block(pool=(3, 1, 0), padding=0, size=(6, 5), dropout=0.7),
+    "windows with gaps": block(pool=(2, 3, 0), padding=2, size=(6, 9), bias=False),
+    "windows with gaps and padding": block(pool=(2, 4, 1), size=(7, 9)),
+    "running statistics": block(training=False, pool=(2, 2, 0), average=2, dropout=0.2),
+    "running statistics, overlap, no affine": block(training=False, pool=(3, 2, 1), affine=False),
+    "one channel, one slot": block(1, 1, 3, 1, (5, 9), 1, index="full"),
+    "many channels": block(1, 2, 3, 8, (5, 5), 17, pool=(2, 2, 0)),
+    "many channels, an input a fold": block(1, 2, 3, 9, (4, 5), 3, shared=False, pool=(2, 2, 0), dropout=0.5, average=2),
+    "seven channels": block(1, 2, 3, 7, (5, 5), 4, pool=(3, 3, 1)),
+    "no gradient of the input": block(need_input=False, size=(8, 5)),
+    "no gradient of the input, many channels": block(1, 2, 3, 8, (4, 4), 4, pool=(2, 2, 0), need_input=False),
+    "a fold without clips": block(index="a fold is empty", dropout=0.5),
+    "no clips at all": block(index="empty", size=(5, 5)),
+    "far from zero": block(1, 4, 6, 1, (8, 8), 2, mean=1000.0, index="full"),
+    "64-bit offsets": block(wide=True),
+    "all drops out": block(dropout=1.0, size=(5, 5)),
+}
+PLANTED = {
+    "a lost row": block(index="full", size=(9, 8), plant="rows"),
+    "another padding": block(index="full", pool=(3, 3, 1), plant="padding"),
+    "another sign": block(index="full", plant="sign"),
+    "another mask": block(index="full", dropout=0.5, plant="threshold"),
+}
+
+
+def drawn(count):
+    """Random cases."""
+    draw = random.Random(count)
+    while count:
+        kernel, padding, average = draw.choice((2, 3)), draw.randint(0, 2), draw.choice((1, 1, 2))
+        stride, around, size = draw.randint(1, 4), draw.randint(0, 1), (draw.randint(3, 8), draw.randint(3, 8))
+        maps = [n + 2 * padding - 2 + 2 * around for n in size]
+        slots = draw.randint(1, 4)
+        if min(maps) < kernel or min((n - kernel) // stride + 1 for n in maps) < average or min(maps) < 4 + 2 * around:
+            continue
+        count -= 1
+        yield block(
+            draw.randint(1, 3), slots, draw.randint(1, 6), draw.choice((1, 2, 3, 7, 8, 10)), size, draw.choice((1, 3, 16, 17)),
+            shared=draw.random() < 0.6, training=draw.random() < 0.7, padding=padding, pool=(kernel, stride, around),
+            dropout=draw.choice((0.0, 0.5)), average=average, bias=draw.random() < 0.8, affine=draw.random() < 0.8,
+            need_input=draw.random() < 0.7, seed=draw.getrandbits(30),
+        )  # fmt: skip
+
+
+# --- in the interpreter -------------------------------------------------------------------------------------------------
+def planted(plant, launch):
+    """`launch`, or one that tells the kernels something else."""
+
+    def other(kernel, blocks, *arguments, **constants):
+        words = list(kernel.arg_names)
+        named = dict(zip(words, arguments, strict=False))
+        if plant == "rows" and "rows" in named:
+            named["rows"] -= 1
+        if plant == "padding" and "POOL" in constants:
+            constants["POOL"] = (*constants["POOL"][:2], 0)
+        if plant == "sign" and kernel.__name__ == "conv_norm_pool_maps":
+            named["p_scale"] = None
+        if plant == "threshold" and "threshold" in named:
+            named["threshold"] //= 2
+        launch(kernel, blocks, *named.values(), **constants)
+
+    return launch if plant is None else other
+
+
+def operands(case):
+    """Input, index, weight, bias, scale, shift, running mean, running variance and keys, in the dtype of the case."""
+    draw = torch.Generator().manual_seed(case["seed"])
+    folds, slots, channels, outputs = (case[name] for name in ("folds", "slots", "channels", "outputs"))
+    first = (case["clips"],) if case["shared"] else (folds, slots)
+    x = torch.randn(*first, channels, *case["size"], generator=draw) + case["mean"]
+    weight = torch.randn(folds, outputs, channels, 3, 3, generator=draw) / (9 * channels) ** 0.5
+    if case["mean"] > 1:
+        weight.abs_()
+    scale = torch.rand(folds, outputs, generator=draw) + 0.5
+    scale[:, ::3] *= -1
+    if outputs > 3:
+        scale[0, 1] = 0
+    bias, shift, mean = (torch.randn(folds, outputs, generator=draw) * 0.3 for _ in range(3))
+    var = torch.rand(folds, outputs, generator=draw) + 0.5
+    index = None
+    if case["index"] is not None:
+        index = torch.randint(-1, case["clips"], (folds, slots), generator=draw)
+        index[:, 0] = case["clips"] - 1
+        if case["index"] == "full":
+            index = index.clamp(min=0)
+        elif case["index"] == "a fold is empty":
+            index[0] = -1
+        elif case["index"] == "empty":
+            index[:] = -1
+    key = torch.randint(-(2**62), 2**62, (folds,), generator=draw)
+    floats = [None if one is None else one.to(case["dtype"]) for one in (
+        x, weight, bias if case["bias"] else None, *((scale, shift) if case["affine"] else (None, None)),
+        *((None, None) if case["training"] else (mean, var)),
+    )]  # fmt: skip
+    return floats[0], index, *floats[1:], key
+
+
+def run(case):
+    """Output, statistics, gradients of examples, weight, bias, norm weight and bias by the launchers; the output's gradient."""
+    x, index, weight, bias, scale, shift, mean, var, key = operands(case)
+    rest = case["eps"], case["padding"], list(case["pool"]), case["dropout"], key, case["average"]
+    out, winners, statistics = conv_norm_pool.conv_norm_pool(x, index, weight, bias, scale, shift, mean, var, *rest)
+    grad = torch.linspace(-1, 1.7, out.numel(), dtype=torch.float64).mul(7).sin().view(out.shape)
+    gradients = conv_norm_pool.conv_norm_pool_backward(
+        grad.to(out), x, index, weight, bias, scale, winners, statistics, mean is None, *rest, case["need_input"]
+    )
+    return {"output": out, "statistics": statistics}, list(gradients), grad
+
+
+def expected(case, grad):
+    """The same by the reference in float64; gradients of what there is."""
+    x, index, weight, bias, scale, shift, mean, var, key = operands(case)
+    leaves = [None if one is None else one.double().requires_grad_() for one in (x, weight, bias, scale, shift)]
+    kernel, stride, around = case["pool"]
+    out = reference.conv_norm_pool(
+        *leaves, *(None if one is None else one.double() for one in (mean, var)), index=index, training=case["training"],
+        eps=case["eps"], padding=case["padding"], pool_kernel=kernel, pool_stride=stride, pool_padding=around,
+        dropout=case["dropout"], dropout_key=key, average=case["average"],
+    )  # fmt: skip
+    asked = [one for one in leaves if one is not None]
+    there = iter(torch.autograd.grad(out, asked, grad, allow_unused=True))
+    gradients = [None if one is None else next(there) for one in leaves]
+    return out.detach(), [torch.zeros_like(leaf) if g is None and leaf is not None else g
+                          for g, leaf in zip(gradients, leaves, strict=True)]  # fmt: skip
+
+
+def error(got, want, least=1e-30):
+    """||got - want|| / ||want||; infinite where an element was not written."""
+    if got.shape != want.shape or got.isnan().any():
+        return float("inf")
+    return float((got.double() - want).norm() / want.norm().clamp_min(least))
+
+
+def errors_of(case):
+    """The error of every result of a case. Gradients that a norm takes away are measured against the weights'."""
+    results, gradients, grad = run(case)
+    want, wanted = expected(case, grad)
+    if case["need_input"] and case["shared"]:
+        index = operands(case)[1]
+        gradients[0] = torch.zeros_like(operands(case)[0]).index_add(0, index.clamp(min=0).flatten(), gradients[0].flatten(0, 1))
+    found = {"output": error(results["output"], want)}
+    least = 0.1 * float(wanted[1].norm())
+    for name, got, one in zip(("input", "weight", "bias", "norm weight", "norm bias"), gradients, wanted, strict=True):
+        if one is not None and (name != "input" or case["need_input"]):
+            found[f"gradient of {name}"] = error(got, one, max(least, 1e-30))
+    if not case["need_input"]:
+        found["not asked"] = float(gradients[0].numel())
+    return found
+
+
+def same_whatever_runs_beside_it():
+    """Elements of the second fold's results that change when it runs alone, with empty slots behind, or again."""
+    case = block(3, 3, 5, size=(8, 6), index="random", dropout=0.5, pool=(3, 2, 1), need_input=False)
+    x, index, *tensors, mean, var, key = operands(case)
+    rest = case["eps"], case["padding"], list(case["pool"]), case["dropout"]
+
+    def results(folds, more):
+        own = [None if one is None else one[folds] for one in tensors]
+        longer = torch.cat([index[folds], torch.full((len(index[folds]), more), -1)], 1)
+        last = key[folds], case["average"]
+        out, winners, statistics = conv_norm_pool.conv_norm_pool(x, longer, *own, mean, var, *rest, *last)
+        grad = torch.ones_like(out) + out.detach()
+        back = conv_norm_pool.conv_norm_pool_backward(
+            grad, x, longer, *own[:3], winners, statistics, True, *rest, *last, case["need_input"]
+        )
+        return [out[:, :3], statistics, *back[1:]]
+
+    together = [one[1] for one in results(slice(None), 0)]
+    found = {}
+    for name, folds, more in (("alone", slice(1, 2), 0), ("again", slice(0, 2), 0), ("more slots", slice(1, 2), 40)):
+        parts = [one[-1] for one in results(folds, more)]
+        found[name] = float(sum((a != b).sum() for a, b in zip(together, parts, strict=True)))
+    return found
+
+
+def not_finite():
+    """Elements whose finiteness is not the reference's, with a clip that is not finite and with a clip that there is not."""
+    found = {}
+    for bad in (float("nan"), float("inf"), "out of range"):
+        for training in (True, False):
+            case = block(2, 3, 4, training=training, index="full")
+            x, index, weight, bias, scale, shift, *running, _ = operands(case)
+            scale = scale.abs() + 0.1
+            index = torch.tensor([[0, 1, 2], [0, 2, 3]])  # the second fold never sees what is bad
+            if bad == "out of range":
+                out_of = torch.tensor([[0, 4, 2], [0, 2, 3]])
+            else:
+                x[1, 0, 3, 3], out_of = bad, index
+            rest = case["eps"], case["padding"], list(case["pool"]), 0.0, None, 1
+            got = conv_norm_pool.conv_norm_pool(x, out_of, weight, bias, scale, shift, *running, *rest)[0]
+            if bad == "out of range":
+                x[1] = float("nan")
+            want = reference.conv_norm_pool(
+                x, weight, bias, scale, shift, *running, index=index, training=training, padding=1, pool_kernel=3
+            )
+            label = f"{bad}, {'batch' if training else 'running'} statistics"
+            found[label] = float((got.isfinite() != want.isfinite()).sum()) + float(want.isfinite().all())
+    return found
+
+
+def run_in_interpreter(full):
+    """Prints {case: {result: error}}."""
+    torch.use_deterministic_algorithms(True)  # fills new memory with NaN
+    sizes = {"close": (64, 1), "open": (64, 1), "statistics": (4, 16), "total": (4, 64)}
+
+    def choose(kernel, *_):
+        rows, columns = sizes.get(kernel.removeprefix("conv_norm_pool_"), (16, 32))
+        return _config.Config(rows, columns, 32, 4, 2)
+
+    _config.choose, conv_norm_pool.SPLIT = choose, 2
+    launch, narrow, found = launchers.launch, _implicit_gemm.NARROW, {}
+    for name, one in (CASES | PLANTED | {f"random {k}": c for k, c in enumerate(drawn(300 if full else 8))}).items():
+        conv_norm_pool.launch = planted(one["plant"], launch)
+        _implicit_gemm.NARROW = 0 if one["wide"] else narrow
+        found[name] = errors_of(one)
+    conv_norm_pool.launch = launch
+    found["beside"], found["not finite"] = same_whatever_runs_beside_it(), not_finite()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    run_in_interpreter("--full" in sys.argv)
