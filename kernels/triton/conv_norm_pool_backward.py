@@ -81,7 +81,7 @@ def conv_norm_pool_open(
 
 @triton.jit
 def windows_of(p_winners, p_pulled, o_map, m_map, cell_h, cell_w, pooled, other):
-    """(places that win, gradients) of the windows at these cells, (BLOCK_O, BLOCK_M); `other`: how far behind values places are."""
+    """(places that win, gradients) of the windows at these cells, (BLOCK_O, BLOCK_M); places are `other` behind values."""
     mask = m_map & (cell_h >= 0) & (cell_h < pooled[0]) & (cell_w >= 0) & (cell_w < pooled[1])
     o_window = o_map + (cell_h * pooled[1] + cell_w)
     return tl.load(p_winners + (other + o_window), mask, other=-1.0), tl.load(p_pulled + o_window, mask, other=0.0)

@@ -10,15 +10,13 @@ import torch.nn.functional as F
 from ..reference import kept_by_dropout
 
 if TYPE_CHECKING:
-    from .conv_norm_pool import FoldBlocks, Optional
+    from .conv_norm_pool import FoldBlocks, Given
 
 
 def _patches(s: FoldBlocks) -> tuple[torch.Tensor, torch.Tensor]:
     """(F, B, K, places) of the examples, 0 in empty slots and NaN where there is no such clip; (F, B) which slots are taken."""
-    if s.index is None:
-        there = torch.ones((s.folds, s.slots), dtype=torch.bool, device=s.input.device)
-    else:
-        there = s.index >= 0
+    all_taken = torch.ones((s.folds, s.slots), dtype=torch.bool, device=s.input.device)
+    there = all_taken if s.index is None else s.index >= 0
     x = s.input
     if s.shared and s.index is not None:
         x = torch.where((s.index < len(x))[:, :, None, None, None], x[s.index.clamp(0, len(x) - 1)], torch.nan)
@@ -26,7 +24,7 @@ def _patches(s: FoldBlocks) -> tuple[torch.Tensor, torch.Tensor]:
     return F.unfold(x.flatten(0, 1), 3, padding=s.padding).unflatten(0, (s.folds, s.slots)), there
 
 
-def _maps(s: FoldBlocks, patches: torch.Tensor, bias: Optional) -> torch.Tensor:
+def _maps(s: FoldBlocks, patches: torch.Tensor, bias: Given) -> torch.Tensor:
     """(F, B, O, places), behind ReLU."""
     maps = s.weight.flatten(2)[:, None] @ patches
     return F.relu(maps if bias is None else maps + bias[:, None, :, None])
@@ -41,7 +39,7 @@ def _statistics(maps: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
     return torch.stack((torch.zeros_like(mean), variance, mean), 1)
 
 
-def _winners(s: FoldBlocks, maps: torch.Tensor, scale: Optional) -> torch.Tensor:
+def _winners(s: FoldBlocks, maps: torch.Tensor, scale: Given) -> torch.Tensor:
     """(2, F, B, O, windows): values and places."""
     sign = torch.ones((), dtype=maps.dtype, device=maps.device) if scale is None else scale.sign()[:, None, :, None]
     signed = (maps * sign).unflatten(3, s.map_size).flatten(0, 1)
@@ -62,7 +60,7 @@ def _dropped(s: FoldBlocks, windows: torch.Tensor) -> torch.Tensor:
 
 
 def forward(
-    s: FoldBlocks, bias: Optional, scale: Optional, shift: Optional, running: Optional
+    s: FoldBlocks, bias: Given, scale: Given, shift: Given, running: Given
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(output, winners, statistics) of torch.ops.mer_fast.conv_norm_pool."""
     patches, there = _patches(s)
@@ -93,7 +91,7 @@ def _credited(s: FoldBlocks, places: torch.Tensor, pulled: torch.Tensor) -> torc
 
 
 def backward(
-    s: FoldBlocks, grad: torch.Tensor, bias: Optional, scale: Optional, winners: torch.Tensor, statistics: torch.Tensor,
+    s: FoldBlocks, grad: torch.Tensor, bias: Given, scale: Given, winners: torch.Tensor, statistics: torch.Tensor,
     batch_statistics: bool, need_input: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Gradients of the examples (empty unless `need_input`), weight, bias, norm_weight and norm_bias."""
@@ -120,5 +118,5 @@ def backward(
     of_input = grad.new_empty(0)
     if need_input:
         columns = (s.weight.flatten(2).transpose(1, 2)[:, None] @ through).flatten(0, 1)
-        of_input = F.fold(columns, list(s.input.shape[-2:]), 3, padding=s.padding).unflatten(0, (s.folds, s.slots))
+        of_input = F.fold(columns, (s.input.shape[-2], s.input.shape[-1]), 3, padding=s.padding).unflatten(0, (s.folds, s.slots))
     return of_input, of_weight, through.sum((1, 3)), of_scale, of_shift

@@ -1,9 +1,9 @@
 """Launches kernels/triton/conv_norm_pool*.py: a block of several folds' networks, and its gradients, on CUDA tensors.
 
 However many folds and slots: three launches forward (maps and winners, statistics, output), two with running statistics; three
-backward (windows, maps, sum of the weights' gradient), one more above FUSED channels and one more for the input's gradient.
-Around them a few of the library, for zeros around the input and for layouts. `winners` is (2, F, B, O, windows) here: the
-values, and their places in their windows. `statistics` are the mean's low part, the biased variance, the mean.
+backward (windows, maps, sum of the weights' gradient), one more above 16 outputs or 3 channels and one more for the input's
+gradient. Around them a few of the library, for zeros around the input and for layouts. Here `winners` is (2, F, B, O, windows):
+the values, and their places in their windows; and `statistics` are the mean's low part, the biased variance, the mean.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from ..errors import MerFastError
 from . import _double_blocks, kernels, launch
 from ._implicit_gemm import Ints, cdiv, is_wide, serves_cuda, tile
 
-FUSED = 64  # the most weights of an output whose gradient is summed where the map's is made, and that is never stored
+# With as few outputs, and weights of each, the weights' gradient is summed where the map's is made, and that is never stored.
+FUSED_OUTPUTS, FUSED_WEIGHTS = 16, 32
 SPLIT = 64  # blocks of places in one split of the weight gradient's sum otherwise: the same however many there are
 WORD = 0xFFFFFFFF
 
-Optional = torch.Tensor | None
+Given = torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,13 @@ class FoldBlocks:
     """What both directions share of a block."""
 
     input: torch.Tensor  # (M, C, H, W) or (F, B, C, H, W)
-    index: Optional  # (F, B)
+    index: Given  # (F, B)
     weight: torch.Tensor  # (F, O, C, 3, 3)
     eps: float
     padding: int
     pool: tuple[int, int, int]  # kernel, stride, padding
     dropout: float
-    key: Optional  # None where nothing drops out
+    key: Given  # None where nothing drops out
     average: int
 
     @property
@@ -85,17 +86,15 @@ class FoldBlocks:
         """The input between zeros."""
         return F.pad(self.input, [self.padding] * 4) if self.padding else self.input.contiguous()
 
-    def dropouts(self) -> tuple[Optional, int, float]:
+    def dropouts(self) -> tuple[Given, int, float]:
         """Keys, the hash below which an element drops out, and what the others are multiplied by."""
         stretch = 1 / (1 - self.dropout) if self.dropout < 1 else 0.0
         return self.key, min(int(self.dropout * 2**32), WORD), stretch
 
-    def products(self, kernel: str, weights: int, outputs: int) -> dict[str, Any]:
-        """The blocks of a kernel with products of so many weights an output."""
+    def products(self, kernel: str, outputs: int) -> dict[str, Any]:
+        """The blocks of a kernel with products; all its outputs are one block."""
         config, blocks = tile(kernel, outputs, self.input, ("BLOCK_M", "BLOCK_O", "BLOCK_K"))
-        most = max(16, 1 << (outputs - 1).bit_length())
-        deep = max(32, 1 << (weights - 1).bit_length()) if weights <= FUSED else config.reduction
-        return {**blocks, "BLOCK_O": min(config.columns, most), "BLOCK_K": deep}
+        return {**blocks, "BLOCK_O": FUSED_OUTPUTS if outputs <= FUSED_OUTPUTS else config.columns}
 
     def pointwise(self, kernel: str, *names: str) -> dict[str, Any]:
         """The blocks of a kernel without products."""
@@ -104,8 +103,8 @@ class FoldBlocks:
 
 
 def _blocks(
-    op: str, input: torch.Tensor, index: Optional, weight: torch.Tensor, eps: float, padding: int, pool: Ints, dropout: float,
-    key: Optional, average: int,
+    op: str, input: torch.Tensor, index: Given, weight: torch.Tensor, eps: float, padding: int, pool: Ints, dropout: float,
+    key: Given, average: int,
 ) -> FoldBlocks:  # fmt: skip
     if input.dtype not in (torch.float32, torch.float64):
         raise MerFastError(f"{op}: input must be float32 or float64, got {input.dtype}; convert it with .to(torch.float32)")
@@ -115,7 +114,7 @@ def _blocks(
     return FoldBlocks(input, index, weight.contiguous(), eps, padding, (kernel, stride, around), dropout, key, average)
 
 
-def _dense(*tensors: Optional) -> list[Optional]:
+def _dense(*tensors: Given) -> list[Given]:
     return [None if one is None else one.contiguous() for one in tensors]
 
 
@@ -123,18 +122,18 @@ def _dense(*tensors: Optional) -> list[Optional]:
 @serves_cuda("conv_norm_pool")
 def conv_norm_pool(
     input: torch.Tensor,
-    index: Optional,
+    index: Given,
     weight: torch.Tensor,
-    bias: Optional,
-    norm_weight: Optional,
-    norm_bias: Optional,
-    running_mean: Optional,
-    running_var: Optional,
+    bias: Given,
+    norm_weight: Given,
+    norm_bias: Given,
+    running_mean: Given,
+    running_var: Given,
     eps: float,
     padding: int,
     pool: Ints,
     dropout: float,
-    dropout_key: Optional,
+    dropout_key: Given,
     average: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     s = _blocks("conv_norm_pool", input, index, weight, eps, padding, pool, dropout, dropout_key, average)
@@ -159,10 +158,10 @@ def conv_norm_pool(
     return output, winners, statistics
 
 
-def _maps(s: FoldBlocks, bias: Optional, scale: Optional, winners: torch.Tensor, running: Optional) -> torch.Tensor:
+def _maps(s: FoldBlocks, bias: Given, scale: Given, winners: torch.Tensor, running: Given) -> torch.Tensor:
     """Fills the winners; the statistics, which are `running` where that is given."""
     x = s.framed()
-    blocks = s.products("conv_norm_pool_maps", 9 * s.channels, s.outputs)
+    blocks = s.products("conv_norm_pool_maps", s.outputs)
     rows = s.slots * math.prod(s.cells)
     row_blocks = cdiv(rows, blocks["BLOCK_M"])
     partial = x.new_empty((s.folds, row_blocks, 3, s.outputs)) if running is None else None
@@ -187,10 +186,10 @@ def _maps(s: FoldBlocks, bias: Optional, scale: Optional, winners: torch.Tensor,
 def conv_norm_pool_backward(
     grad: torch.Tensor,
     input: torch.Tensor,
-    index: Optional,
+    index: Given,
     weight: torch.Tensor,
-    bias: Optional,
-    norm_weight: Optional,
+    bias: Given,
+    norm_weight: Given,
     winners: torch.Tensor,
     statistics: torch.Tensor,
     batch_statistics: bool,
@@ -198,7 +197,7 @@ def conv_norm_pool_backward(
     padding: int,
     pool: Ints,
     dropout: float,
-    dropout_key: Optional,
+    dropout_key: Given,
     average: int,
     need_input: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -234,16 +233,16 @@ def conv_norm_pool_backward(
 
 
 def _map_gradients(
-    s: FoldBlocks, bias: Optional, winners: torch.Tensor, pulled: torch.Tensor, statistics: torch.Tensor, slopes: torch.Tensor,
+    s: FoldBlocks, bias: Given, winners: torch.Tensor, pulled: torch.Tensor, statistics: torch.Tensor, slopes: torch.Tensor,
     need_input: bool,
-) -> tuple[torch.Tensor, Optional]:  # fmt: skip
+) -> tuple[torch.Tensor, Given]:  # fmt: skip
     """Splits of the gradients of weights and bias (F, splits, O, K + 1), and the maps' gradients where they are stored."""
     x, weights = s.framed(), 9 * s.channels
-    fused = weights <= FUSED
+    fused = s.outputs <= FUSED_OUTPUTS and weights <= FUSED_WEIGHTS
     maps = None
     if need_input or not fused:  # zeros around, as many as the convolution back to the input wants
         maps = x.new_zeros((s.folds, s.slots, s.outputs, s.input.shape[-2] + 2, s.input.shape[-1] + 2))
-    blocks = s.products("conv_norm_pool_map_gradient", weights, s.outputs)
+    blocks = s.products("conv_norm_pool_map_gradient", s.outputs) | ({"BLOCK_K": FUSED_WEIGHTS} if fused else {})
     rows = s.slots * math.prod(s.cells)
     row_blocks = cdiv(rows, blocks["BLOCK_M"])
     partial = x.new_empty((s.folds, row_blocks, s.outputs, weights + 1)) if fused else None
@@ -256,7 +255,7 @@ def _map_gradients(
     )  # fmt: skip
     if partial is not None:
         return partial, maps
-    blocks = s.products("conv_norm_pool_weight_gradient", weights, s.outputs)
+    blocks = s.products("conv_norm_pool_weight_gradient", s.outputs)
     rows, split = s.slots * math.prod(s.map_size), SPLIT * blocks["BLOCK_M"]
     partial = x.new_empty((s.folds, cdiv(rows, split), s.outputs, weights + 1))
     launch(
@@ -270,7 +269,7 @@ def _map_gradients(
 
 def _input_gradient(s: FoldBlocks, maps: torch.Tensor, of_input: torch.Tensor) -> None:
     """Fills the gradients of the examples: the maps' convolved with the weights turned around."""
-    blocks = s.products("conv_norm_pool_input_gradient", 9 * s.outputs, s.channels)
+    blocks = s.products("conv_norm_pool_input_gradient", s.channels)
     rows = s.slots * s.input.shape[-2] * s.input.shape[-1]
     launch(
         kernels("conv_norm_pool_backward").conv_norm_pool_input_gradient, s.folds * cdiv(rows, blocks["BLOCK_M"]),
