@@ -88,6 +88,19 @@ def windows_of(p_winners, p_pulled, o_map, m_map, cell_h, cell_w, pooled, other)
 
 
 @triton.jit
+def credited(
+    b_credit, p_winners, p_pulled, o_map, m_map, cell_h, cell_w, i, j, pooled, other, OVER: tl.constexpr, POOL: tl.constexpr
+):
+    """Adds the gradients of the windows that place (i, j) of these cells wins, of OVER x OVER that lie over it."""
+    for over in range(0, OVER * OVER):
+        up, left = over // OVER, over % OVER
+        q, r = i + up * POOL[1], j + left * POOL[1]  # the place in that window
+        b_won, b_pulled = windows_of(p_winners, p_pulled, o_map, m_map, cell_h - up, cell_w - left, pooled, other)
+        b_credit += tl.where((b_won == q * POOL[0] + r) & (q < POOL[0]) & (r < POOL[0]), b_pulled, 0.0)
+    return b_credit
+
+
+@triton.jit
 def conv_norm_pool_map_gradient(
     p_input,  # as in the forward
     p_index,
@@ -162,14 +175,9 @@ def conv_norm_pool_map_gradient(
             b_credit = tl.where((b_won == i * POOL[0] + j) & inside, b_pulled, 0.0)
         else:
             b_credit = tl.zeros((BLOCK_O, BLOCK_M), tl.float32)
-            for over in range(0, OVER * OVER):
-                up, left = over // OVER, over % OVER
-                q, r = i + up * POOL[1], j + left * POOL[1]  # the place in that window
-                b_won, b_pulled = windows_of(
-                    p_winners, p_pulled, o_windows, m_windows, cell_h - up, cell_w - left, pooled, other
-                )
-                inside = (q < POOL[0]) & (r < POOL[0])
-                b_credit += tl.where((b_won == q * POOL[0] + r) & inside, b_pulled, 0.0)
+            b_credit = credited(
+                b_credit, p_winners, p_pulled, o_windows, m_windows, cell_h, cell_w, i, j, pooled, other, OVER, POOL
+            )
         b_grad = b_credit * scale + constant + slope * (b_value - mean - low)
         b_grad = tl.where(m_in & (b_value != 0), b_grad, 0.0)
         if p_maps is not None:
