@@ -137,6 +137,22 @@ def test_a_step_never_waits(optimizer):
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
+def test_steps_as_a_graph_are_the_same_steps(optimizer):
+    x, labels = torch.randn(40, 3, 28, 28, device=GPU), torch.randint(0, 3, (40,))
+    recipe = Recipe(lr=1e-3, epochs=3, batch_size=16, optimizer=optimizer, clip_norm=0.5, schedule="cosine")
+    seen = []
+    for graphed in (False, True):
+        torch.manual_seed(3)
+        group = _Group([models.STSTNet(3).to(GPU).train() for _ in FOLDS], x, labels, FOLDS, recipe, range(5))
+        assert group.gradients.graphed
+        group.gradients.graphed = graphed
+        for _ in range(recipe.epochs):
+            group.run_epoch()
+        seen.append(list(group.network.state_dict().values()))
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+
+
 def test_folds_are_trained_as_on_a_cpu():
     x, labels = torch.randn(40, 3, 28, 28), torch.randint(0, 3, (40,))
     recipe = Recipe(lr=1e-3, epochs=3, batch_size=16)

@@ -18,6 +18,7 @@ from ..training.order import epoch_batches
 from ..training.recipe import Recipe
 from .fold_networks import MEND, FoldNetwork, understood
 from .folds import FoldResult, Task, result_of
+from .graphed import Gradients
 from .protocols import Fold
 
 MakeModel = Callable[[], torch.nn.Module]
@@ -234,6 +235,8 @@ class _Group:
         self.optimizer = recipe.make_optimizer(self.network)
         self.dropout_seeds = np.array([derive(seed, "dropout") for seed in seeds], np.uint64)
         self.loss: _FoldLoss | None = None
+        asked = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.gradients = Gradients(asked, self._losses, graphed=inputs.is_cuda)
         self.step = self.epoch = 0
         batches = self._batches(0, 0)
         self.slots, steps = _slots(labels, batches, recipe), len(batches)
@@ -260,17 +263,18 @@ class _Group:
         rate = self.recipe.rate(self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        logits = self.network(self.inputs, index, keys.unbind().__getitem__)
-        if self.loss is None:
-            self.loss = self._made_loss(logits.shape[2])
-        losses = self.loss(logits, self.labels.take(index.clamp(min=0)), index >= 0)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()
+        losses = self.gradients(index, keys)
         if self.recipe.clip_norm is not None:
             _clip(self.network, self.recipe.clip_norm)
         self.optimizer.step()
         self.step += 1
-        return losses.detach()
+        return losses
+
+    def _losses(self, index: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        logits = self.network(self.inputs, index, keys.unbind().__getitem__)
+        if self.loss is None:
+            self.loss = self._made_loss(logits.shape[2])
+        return self.loss(logits, self.labels.take(index.clamp(min=0)), index >= 0)
 
     def _keys(self, steps: int) -> torch.Tensor:
         """Dropout keys of the next steps, (steps, layers, F)."""
