@@ -37,16 +37,16 @@ def near(got, want, forward=1e-5, gradient=1e-4):
         assert error <= (gradient if k else forward), k
 
 
-@pytest.mark.parametrize("name", [*CASES, *MORE])
+@pytest.mark.parametrize("name", [*CASES, *(pytest.param(name, marks=pytest.mark.full) for name in MORE)])
 def test_gives_what_the_cpu_gives(name):
     case = (CASES | MORE)[name]
     near(run(case, GPU), run(case | {"dtype": torch.float64}, "cpu"))
     near(run(case | {"dtype": torch.float64}, GPU), run(case | {"dtype": torch.float64}, "cpu"), 1e-11, 1e-10)
 
 
-def test_gives_what_the_cpu_gives_at_random():
-    """Few values make rounding large, so gradients may be less near."""
-    for case in drawn(60):
+def test_gives_what_the_cpu_gives_at_random(request):
+    """Few values make rounding large, so gradients may be less near. Most of the time is the compiler's."""
+    for case in drawn(100 if request.config.getoption("--full") else 6):
         near(run(case, GPU), run(case | {"dtype": torch.float64}, "cpu"), 1e-5, 1e-3)
 
 

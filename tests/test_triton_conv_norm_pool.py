@@ -343,10 +343,10 @@ def test_as_many_launches_whatever_the_folds_and_slots(monkeypatch, folds, slots
     step = {"pool": (3, 3, 1), "padding": 2, "size": (28, 28), "outputs": 16, "index": "full"}
     found, *_ = launches(monkeypatch, block(folds, slots, average=2, need_input=False, **step))
     cells, values = 11**2, 25 * 16 * slots  # the map's last row and column lie in no window
-    a_block = -(-cells * slots // 64)
+    blocks, smaller = -(-cells * slots // 64), -(-cells * slots // 32)
     assert found == [
-        ("maps", folds * a_block), ("statistics", folds), ("close", folds * -(-values // 512)),
-        ("open", folds * 16), ("map_gradient", folds * a_block), ("total", folds * 7),
+        ("maps", folds * blocks), ("statistics", folds), ("close", folds * -(-values // 512)),
+        ("open", folds * 16), ("map_gradient", folds * smaller), ("total", folds * 7),
     ]  # fmt: skip
     found, *_ = launches(monkeypatch, block(folds, slots, training=False, **step))
     names = ["maps", "close", "open", "map_gradient", "total", "input_gradient"]

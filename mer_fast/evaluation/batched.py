@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..backends import current_backend
 from ..errors import MerFastError
 from ..losses import BalancedFocalLoss
 from ..seeds import derive, isolated
@@ -236,7 +237,8 @@ class _Group:
         self.dropout_seeds = np.array([derive(seed, "dropout") for seed in seeds], np.uint64)
         self.loss: _FoldLoss | None = None
         asked = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        self.gradients = Gradients(asked, self._losses, graphed=inputs.is_cuda)
+        graphed = inputs.is_cuda and current_backend() != "reference"  # which asks for values
+        self.gradients = Gradients(asked, self._losses, graphed)
         self.step = self.epoch = 0
         batches = self._batches(0, 0)
         self.slots, steps = _slots(labels, batches, recipe), len(batches)

@@ -274,5 +274,5 @@ def _input_gradient(s: FoldBlocks, maps: torch.Tensor, of_input: torch.Tensor) -
     launch(
         kernels("conv_norm_pool_backward").conv_norm_pool_input_gradient, s.folds * cdiv(rows, blocks["BLOCK_M"]),
         maps, s.weight.flip(3, 4).transpose(1, 2).contiguous(), of_input, rows, s.slots, tuple(maps.shape[-2:]),
-        CHANNELS=s.channels, OUTPUTS=s.outputs, WIDE=is_wide(maps), **blocks,
+        CHANNELS=s.channels, OUTPUTS=s.outputs, WIDE=is_wide(maps, of_input), **blocks,
     )  # fmt: skip
