@@ -24,8 +24,9 @@ $(VENV)/installed: $(SOURCES)
 demo: install
 	$(VENV)/bin/mer-fast demo --output mer-fast-demo
 
+# Two files at a time; threads that wait do not spin, since the other file needs the core.
 test: install
-	$(PYTHON) -m pytest tests
+	OMP_WAIT_POLICY=passive $(PYTHON) -m pytest tests -n $(MAX_JOBS) --dist loadfile
 
 # The long form: hundreds of random cases an op, tensors beyond 2^31 elements (12 GB of memory), the sanitized kernels.
 test-full: install test-sanitized

@@ -68,13 +68,17 @@ def render(results: list[Result]) -> str:
 
 
 def update(readme: Path, folder: Path) -> None:
-    """Rewrites what stands between the markers. Raises MerFastError where they are missing."""
-    text = readme.read_text()
-    head, start, rest = text.partition(START)
-    _, end, tail = rest.partition(END)
-    if not (start and end):
-        raise MerFastError(f"{readme.name} has no {START} ... {END}")
-    readme.write_text(f"{head}{START}\n{render(load(folder))}\n{END}{tail}")
+    """Rewrites the README's table from the results in a folder."""
+    replace_between(readme, START, END, render(load(folder)))
+
+
+def replace_between(page: Path, start: str, end: str, text: str) -> None:
+    """Rewrites what stands between two marks. Raises MerFastError where they are missing."""
+    head, first, rest = page.read_text().partition(start)
+    _, second, tail = rest.partition(end)
+    if not (first and second):
+        raise MerFastError(f"{page.name} has no {start} ... {end}")
+    page.write_text(f"{head}{start}\n{text}\n{end}{tail}")
 
 
 def _device_table(result: Result) -> str:

@@ -21,7 +21,7 @@ from mer_fast.data.preprocessing import Clip, Preprocessing, name_of, prepare
 from mer_fast.errors import MerFastError
 from mer_fast.training.batches import collate, forward, predict
 from mer_fast.training.network_file import load_network
-from mer_fast.training.statistics import Normalised
+from mer_fast.training.statistics import Changes, Normalised
 
 MAX_FRAMES = 256  # of a clip that is read whole; an expression is shorter, and memory grows with it
 _STEPS = 16  # of the path from stillness to the clip
@@ -155,8 +155,9 @@ def relevance(
         parts["flow"] = F.interpolate(cells, parts["flow"].shape[-2:], mode="nearest")
     still = {name: onset.float().expand_as(part) if name in ("clip", "apex") else 0 * part for name, part in parts.items()}
     ways = {name: part - still[name] for name, part in parts.items()}
-    # Networks take bytes as 0..255 and floats as 0..1, but for what `Normalised` brings about zero: it has met bytes in training.
-    as_bytes = [x.dtype == torch.uint8 and not isinstance(model, Normalised) for x in collate([network_input.make(entry)])]
+    # Networks take bytes as 0..255 and floats as 0..1, but for those with statistics around them, which met bytes in training.
+    around = isinstance(model, (Changes, Normalised))
+    as_bytes = [x.dtype == torch.uint8 and not around for x in collate([network_input.make(entry)])]
     model.requires_grad_(False)
     total = torch.zeros_like(onset, dtype=torch.float32)
     for step in range(_STEPS):

@@ -21,7 +21,12 @@ _AUGMENT = {
     "intensity": (*_GRAY, "atnet"),
     "dropped_frames": _GRAY,
 }
-_STATISTICS = {"appearance_mask": ("strcn-a",), "gray_range": ("microexpstcnn", "microexpfusenet")}
+_STATISTICS = {
+    "appearance_mask": ("strcn-a",),
+    "gray_range": ("microexpstcnn", "microexpfusenet"),
+    "gray_change": _GRAY,
+    "sequence_deviation": ("atnet",),
+}
 _CLASSES = {"3-class": 3, "4-class": 4, "5-class": 5}
 
 

@@ -1,6 +1,7 @@
 """folds="batched": every fold becomes what it would become alone, and what cannot be batched is refused by name."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -98,13 +99,14 @@ def plain(model, x):
     return model.classifier(F.avg_pool2d(model.dropout(maps), 2).flatten(1))
 
 
-def test_one_step_and_thirty_losses_follow_the_plain_loop():
+@pytest.mark.parametrize("make", [partial(torch.optim.Adam, lr=1e-3), partial(torch.optim.SGD, lr=0.01, momentum=0.9)])
+def test_one_step_and_thirty_losses_follow_the_plain_loop(make):
     """In float32: one step's loss to 1e-5 and its gradients to 1e-4, thirty steps' losses to 1e-3."""
     x, labels = clips(90)
     networks = [models.STSTNet(CLASSES, dropout=0.0).train() for _ in range(2)]
     index = torch.stack([torch.stack([torch.randperm(90)[:64] for _ in networks]) for _ in range(30)])
     together = FoldNetwork(copy.deepcopy(networks))
-    optimizer = torch.optim.Adam(together.parameters(), 1e-3)
+    optimizer = make(together.parameters())
     losses = []
     for chosen in index:
         logits = together(x, chosen, None)
@@ -115,7 +117,7 @@ def test_one_step_and_thirty_losses_follow_the_plain_loop():
         if len(losses) == 1:
             gradients = {name: together.of(name).grad.clone() for name, _ in networks[0].named_parameters()}
     for fold, network in enumerate(networks):
-        optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+        optimizer = make(network.parameters())
         for step in range(30):
             loss = F.cross_entropy(plain(network, x[index[step, fold]]), labels[index[step, fold]])
             optimizer.zero_grad()
@@ -392,7 +394,7 @@ def trained(recipe=None, x=None, labels=None, folds=None, make=block, **changes)
         (trained(amp="bfloat16"), r"the recipe's amp \('bfloat16'\) cannot be batched; leave it out, or run it with folds="),
         (trained(validation=0.2), "the recipe's validation"),
         (trained(loss=F.cross_entropy), "the recipe's loss"),
-        (trained(x=torch.full((8, 3, 16, 16), torch.nan)), "the loss of fold 0 of 1 is not finite in epoch 1"),
+        (trained(x=torch.full((8, 3, 16, 16), torch.nan)), "the loss of fold 0 is not finite in epoch 1"),
         (trained(x=torch.zeros(8, 3, 20, 20)), r"layer head takes 196 features, and gets \(324,\) of a clip"),
         (trained(make=lambda: block(conv=nn.Conv2d(3, 4, 3, padding=int(torch.randint(0, 2, ())))), folds=[range(6)] * 9),
          "make_model gives unlike networks"),

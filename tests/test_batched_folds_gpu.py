@@ -36,7 +36,7 @@ def test_a_step_on_a_gpu_waits_for_nothing(monkeypatch, recipe):
     x, labels = clips()
     counts = []
     for folds in (FOLDS[:1], FOLDS[:3]):
-        group = _Group([two_blocks(0.5) for _ in folds], x, labels, folds, recipe, list(range(len(folds))))
+        group = _Group([two_blocks(0.5) for _ in folds], x, labels, folds, recipe, list(range(len(folds))), "abc")
         group.run_epoch()
         group.network.to("meta")
         group.optimizer = recipe.make_optimizer(group.network)
@@ -90,7 +90,7 @@ def test_steps_as_a_graph_are_the_same_steps(monkeypatch, recipe):
         for seed in range(3):
             torch.manual_seed(seed)
             made.append(two_blocks(0.5))
-        group = _Group(made, x, labels, FOLDS[:3], recipe, [5, 6, 7])
+        group = _Group(made, x, labels, FOLDS[:3], recipe, [5, 6, 7], "abc")
         group.gradients.graphed = graphed
         graph = Graph(group.network)
         monkeypatch.setattr(graphed_steps, "captured", graph.capture)

@@ -79,6 +79,24 @@ def test_steps_of_the_resampled_clip(tmp_path, frames):
     assert entry.apex_index == (3 if frames is None else 6) and entry.strain is None
 
 
+def test_steady_flow_is_without_the_heads_motion(tmp_path):
+    head = torch.tensor([[1.5, -0.25], [0.0, 2.0]])
+
+    def moving(first, second):
+        """The head, and a corner that moves by itself."""
+        flow = head[: len(first), :, None, None].repeat(1, 1, *first.shape[1:])
+        flow[:, :, :8, :8] += 0.75
+        return flow
+
+    settings = Preprocessing(size=SIZE, flow=moving, pairs="steps", frames=3, steady=True)
+    entry = Cache(tmp_path, settings).read(clip())
+    expected = torch.zeros_like(entry.flow)
+    expected[:, :, :8, :8] = 0.75
+    torch.testing.assert_close(entry.flow, expected)
+    with pytest.raises(mer_fast.MerFastError, match="Preprocessing: steady must be true or false, got 1"):
+        Preprocessing(steady=1)
+
+
 def test_clips_of_one_batch_keep_their_own_flow(tmp_path):
     """Pairs of many clips, of unequal length, go through the flow together, a few at a time."""
     clips = [clip(seed, frames=6 + seed) for seed in range(7)]
@@ -130,9 +148,10 @@ def test_an_entry_is_of_its_content_and_settings():
     for change in (
         {"size": (20, 25)}, {"face": box.Box(0, 0, 20, 20)}, {"frames": 5}, {"pairs": "steps"}, {"flow": "tvl1"}, {"shear": 1.0},
         {"options": {"scale": 2.0}}, {"derivative": "sobel"}, {"keep": ("flow",)}, {"keep": ("clip",)}, {"margin": 0.2},
+        {"steady": True},
     ):  # fmt: skip
         keys.add(Cache("nowhere", dataclasses.replace(QUICK, **change)).key(one))
-    assert len(keys) == 12
+    assert len(keys) == 13
 
 
 def image_clip(folder, one):

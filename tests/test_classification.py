@@ -17,7 +17,7 @@ from mer_fast.data.cache import make_entries
 from mer_fast.data.preprocessing import prepare
 from mer_fast.errors import MerFastError, VideoError
 from mer_fast.report import NETWORK_PICTURES
-from mer_fast.training import Normalised, collate, forward, predict, save_network
+from mer_fast.training import Changes, Normalised, collate, forward, predict, save_network
 
 from .clips import listing, write_video
 
@@ -59,6 +59,8 @@ def save(path, name, classes=CLASSES, face="lbp", **changes):
         model.fit_mask([torch.randint(0, 256, (4, 48, 32), dtype=torch.uint8).repeat_interleave(8, 1)[:, :48]])
     if name == "microexpfusenet":
         model = Normalised(model, [0.4, 0.5], [0.6, 0.5])
+    if name == "microexpstcnn":
+        model = Changes(model, [0.05])
     save_network(path, model, name, classes, options, {**given, "face": face, **changes})
     return path
 

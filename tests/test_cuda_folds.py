@@ -125,7 +125,7 @@ FOLDS = [[i for i in range(40) if i % 7 != k] for k in range(5)]
 def test_a_step_never_waits(optimizer):
     x, labels = torch.randn(40, 3, 28, 28, device=GPU), torch.randint(0, 3, (40,))
     recipe = Recipe(lr=1e-3, epochs=4, batch_size=16, optimizer=optimizer, clip_norm=1.0, loss="focal", class_weights="inverse")
-    group = _Group([models.STSTNet(3).to(GPU).train() for _ in FOLDS], x, labels, FOLDS, recipe, range(5))
+    group = _Group([models.STSTNet(3).to(GPU).train() for _ in FOLDS], x, labels, FOLDS, recipe, range(5), "abcde")
     group.run_epoch()
     indices = group._indices()
     keys = group._keys(len(indices))
@@ -144,7 +144,7 @@ def test_steps_as_a_graph_are_the_same_steps(optimizer):
     seen = []
     for graphed in (False, True):
         torch.manual_seed(3)
-        group = _Group([models.STSTNet(3).to(GPU).train() for _ in FOLDS], x, labels, FOLDS, recipe, range(5))
+        group = _Group([models.STSTNet(3).to(GPU).train() for _ in FOLDS], x, labels, FOLDS, recipe, range(5), "abcde")
         assert group.gradients.graphed
         group.gradients.graphed = graphed
         for _ in range(recipe.epochs):

@@ -9,7 +9,7 @@ import mer_fast
 from mer_fast import models
 from mer_fast.evaluation import KFold, LeaveOneSubjectOut, Report, Split, cross_validate
 from mer_fast.experiment import Experiment, evaluate_network, from_yaml, load_experiment, recipe_names, train_network
-from mer_fast.training import Normalised, Recipe, load_network, save_network
+from mer_fast.training import Changes, Normalised, Recipe, Standardised, load_network, save_network
 
 from .mer_sets import one_thread  # noqa: F401 (the fixture)
 
@@ -102,13 +102,18 @@ def test_networks_come_back_with_their_statistics(tmp_path):
     clips = torch.rand(2, 6, 24, 24)
     clips[:, :, 10:] = 0.5
     plain.fit_mask(clips)
-    for model in (plain, Normalised(plain, [0.4], [0.6]).eval()):
+    for model in (plain, Normalised(plain, [0.4], [0.6]).eval(), Changes(plain, [0.02]).eval()):
         save_network(tmp_path / "net.safetensors", model, "strcn-a", "abc", {"frames": 8, "width": 2}, {"size": [24, 24]})
         loaded = load_network(tmp_path / "net.safetensors")
         assert torch.equal(loaded.model(clips), model(clips)) and loaded.input == {"size": [24, 24]}
     both = models.create("microexpfusenet", 3, frames=18)
     wrapped = Normalised(both, [0.4, 0.5], [0.6, 0.7]).eval()
     save_network(tmp_path / "net.safetensors", wrapped, "microexpfusenet", "abc", {"frames": 18})
+    atnet = models.create("atnet", 3, width=2, hidden=4).eval()
+    wrapped_atnet = Standardised(atnet, torch.rand(128), torch.rand(128) + 0.5).eval()
+    save_network(tmp_path / "at.safetensors", wrapped_atnet, "atnet", "abc", {"width": 2, "hidden": 4})
+    read = torch.rand(1, 1, 224, 224), torch.rand(1, 64, 128)
+    assert torch.equal(load_network(tmp_path / "at.safetensors").model(*read), wrapped_atnet(*read))
     volumes = torch.rand(1, 1, 18, 32, 32), torch.rand(1, 1, 18, 32, 32)
     assert torch.equal(load_network(tmp_path / "net.safetensors").model(*volumes), wrapped(*volumes))
 

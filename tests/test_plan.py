@@ -28,8 +28,9 @@ def test_a_recipe_by_its_name_with_changes(plan):
     experiment = found.experiment
     assert (experiment.network, experiment.options) == ("microexpstcnn", {"frames": 18})
     assert experiment.recipe == Recipe(
-        lr=5e-5, iterations=7, batch_size=16, optimizer="adam", momentum=0.9, statistics=("gray_range",)
-    )
+        lr=5e-5, iterations=7, batch_size=16, optimizer="adam", schedule="cosine", augment=("mirror",),
+        statistics=("gray_change",),
+    )  # fmt: skip
     settings = experiment.network_input().settings
     assert (settings.frames, settings.face, settings.size) == (18, "lbp", (64, 64))
     assert experiment.make_protocol() == KFold(4) and (experiment.folds, experiment.workers, experiment.threads) == (

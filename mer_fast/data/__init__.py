@@ -3,6 +3,7 @@ licensed data sets."""
 
 from .apex import Apex, spot_apex
 from .apex_time import apex_time_sequence
+from .benchmark.clip import BenchmarkClip
 from .benchmark.clip_set import SyntheticSet
 from .cache import Cache, Entry
 from .cached_clips import CachedClips
@@ -37,6 +38,7 @@ __all__ = [
     "READERS",
     "Apex",
     "ArrayClip",
+    "BenchmarkClip",
     "Box",
     "Cache",
     "CachedClips",

@@ -10,12 +10,12 @@ from typing import Any
 
 from mer_fast.errors import MerFastError
 
-_PACKAGES = {"cv2": "OpenCV", "skimage": "scikit-image"}
+_PACKAGES = {"cv2": "OpenCV", "skimage": "scikit-image", "scipy": "SciPy"}
 _TABLES = frozenset({"pandas", "openpyxl"})
 
 
 def require(module: str) -> Any:
-    """Imports a module of OpenCV, scikit-image, pandas or openpyxl when it is first needed.
+    """Imports a module of OpenCV, scikit-image, SciPy, pandas or openpyxl when it is first needed.
 
     Raises:
         MerFastError: the package is not installed.

@@ -76,6 +76,7 @@ class Preprocessing:
         pairs: "apex", flow from the onset to the apex; or "steps", from each frame of the (resampled) clip to the next.
         flow: "tvl1", "farneback", or a function of two gray uint8 tensors (N, H, W) that gives (N, 2, H, W).
         options: of the flow op, as keyword arguments.
+        steady: whether the head's own motion is taken out of the flow: of u and v each, the median over the crop.
         derivative, shear: of `ops.optical_strain`.
         keep: which of "clip", "apex", "flow" and "strain" are kept.
 
@@ -90,6 +91,7 @@ class Preprocessing:
     pairs: str = "apex"
     flow: str | Flow = "tvl1"
     options: Mapping[str, Any] = field(default_factory=dict)
+    steady: bool = False
     derivative: str = "central"
     shear: float = 0.5
     keep: tuple[str, ...] = ("flow", "strain")
@@ -110,6 +112,7 @@ class Preprocessing:
                 "got {!r}", self.face)  # fmt: skip
         require_number(_NAME, "margin", self.margin, -1)
         require_number(_NAME, "shear", self.shear, -1e-12)
+        require(isinstance(self.steady, bool), _NAME, "steady", "must be true or false, got {!r}", self.steady)
         require(self.derivative in DERIVATIVES, _NAME, "derivative", "must be one of {}, got {!r}", ", ".join(DERIVATIVES),
                 self.derivative)  # fmt: skip
         self._check_options()
@@ -155,7 +158,7 @@ class Preprocessing:
         flow: torch.Tensor = function(first, second, **self.options).detach().cpu()
         if flow.shape != (len(first), 2, *first.shape[1:]):
             raise MerFastError(f"{_NAME}: flow must give ({len(first)}, 2, {first.shape[1]}, {first.shape[2]}), got {flow.shape}")
-        return flow
+        return flow - flow.flatten(2).median(2).values[:, :, None, None] if self.steady else flow
 
 
 @dataclass(frozen=True)

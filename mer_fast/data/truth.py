@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,6 @@ import numpy.typing as npt
 from mer_fast.data._optional import require
 from mer_fast.errors import MerFastError
 from mer_fast.files import atomic_folder
-
-if TYPE_CHECKING:
-    from mer_fast.data.synthetic import SyntheticClip
 
 _TRUTH = "truth.npz"
 
@@ -29,7 +26,24 @@ class Truth(NamedTuple):
     moving: npt.NDArray[np.bool_]
 
 
-def write_frames(clip: SyntheticClip, folder: str | os.PathLike[str]) -> None:
+class KnownClip(Protocol):
+    """A clip with the truth about it, as `SyntheticClip`: frames uint8 (T, H, W, 3) RGB, the rest as in `Truth`."""
+
+    @property
+    def frames(self) -> Any: ...
+    @property
+    def flow(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def moving(self) -> npt.NDArray[np.bool_]: ...
+    @property
+    def onset(self) -> int: ...
+    @property
+    def apex(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+
+
+def write_frames(clip: KnownClip, folder: str | os.PathLike[str]) -> None:
     """Writes a clip's frames as 00000.png, 00001.png, ... and its truth; all of it or nothing, whatever interrupts.
 
     A folder written by an earlier call is replaced.

@@ -74,7 +74,7 @@ def train_folds(
     for alike in _alike(classes, folds, seeds, recipe):
         for part in _parts(alike, models[0]):
             chosen = [models[k] for k in part], inputs, classes, [folds[k] for k in part], recipe, [seeds[k] for k in part]
-            runs.append(_Group(*chosen))
+            runs.append(_Group(*chosen, [names[k] for k in part]))
     _run(runs, progress)
     return models
 
@@ -124,7 +124,8 @@ def batched(
         inputs = columns[0].to(weight.device, weight.dtype)
         for part in _parts(alike, models[alike[0]]):
             together, own = [models[k] for k in part], [seeds[k] for k in part]
-            run = _Group(together, inputs, labels, [folds[k].train for k in part], task.train, own)
+            trained, called = [folds[k].train for k in part], [folds[k].name for k in part]
+            run = _Group(together, inputs, labels, trained, task.train, own, called)
             _run([run], partial(_told, tell, len(part)))
             for k in part:
                 finished(result_of(task, folds[k], predict(models[k], task.clips(folds[k], folds[k].test))))
@@ -225,10 +226,10 @@ class _Group:
 
     def __init__(
         self, models: Sequence[torch.nn.Module], inputs: torch.Tensor, labels: torch.Tensor, folds: Sequence[Sequence[int]],
-        recipe: Recipe, seeds: Sequence[int],
+        recipe: Recipe, seeds: Sequence[int], names: Sequence[str],
     ) -> None:  # fmt: skip
         self.network = FoldNetwork(models)
-        self.inputs, self.recipe, self.seeds = inputs, recipe, seeds
+        self.inputs, self.recipe, self.seeds, self.names = inputs, recipe, seeds, names
         self.labels = labels.to(inputs.device)
         self.clips = [np.array(fold, np.int64) for fold in folds]
         self.classes = [labels[list(fold)] for fold in folds]
@@ -255,7 +256,7 @@ class _Group:
         wrong = (~total.isfinite()).nonzero()
         if len(wrong):
             raise MerFastError(
-                f"batched folds: the loss of fold {int(wrong[0])} of {len(self.seeds)} is not finite in epoch {self.epoch + 1}: "
+                f"batched folds: the loss of fold {self.names[int(wrong[0])]} is not finite in epoch {self.epoch + 1}: "
                 "lower the rate, or look for clips that are not finite"
             )
         self.epoch += 1

@@ -12,7 +12,7 @@ import torch
 from .. import models, tensor_file
 from ..data.network_inputs import NetworkInput, network_input
 from ..errors import MerFastError
-from .statistics import Normalised
+from .statistics import as_in
 
 _KIND = "network"
 
@@ -47,7 +47,7 @@ def save_network(
     options: Mapping[str, Any] | None = None,
     input: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a network of `models`, with `Normalised` around it or not; whole or not at all.
+    """Writes a network of `models`, with what `STATISTICS` put around it or not; whole or not at all.
 
     Args:
         path: a safetensors file.
@@ -77,8 +77,7 @@ def load_network(path: str | os.PathLike[str]) -> SavedNetwork:
         model = models.create(header["network"], len(header["classes"]), **header["options"])
     except TypeError as error:
         raise MerFastError(f"{path}: {header['network']} of this version takes no such options: {error}") from error
-    if "mean" in tensors:
-        model = Normalised(model, tensors["mean"].tolist(), tensors["maximum"].tolist())
+    model = as_in(model, tensors)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

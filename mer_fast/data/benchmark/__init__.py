@@ -1,1 +1,1 @@
-"""The synthetic benchmark set: made people, their expressions, and everything that distracts from them."""
+"""A synthetic benchmark: made people with micro-expressions, whose onset, apex, offset and flow are known exactly."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, overload
 
 import numpy as np
@@ -16,6 +19,8 @@ from mer_fast.data.benchmark.scene import Person, Scene, draw_scene
 from mer_fast.data.motion import Region
 from mer_fast.ops._checks import require, require_count, require_number
 from mer_fast.seeds import derive
+
+Progress = Callable[[str, int, int | None], None]
 
 EMOTIONS: dict[str, str] = {"brow": "surprise", "eye": "disgust", "mouth": "happiness"}
 _NAME = "SyntheticSet"
@@ -53,7 +58,7 @@ class SyntheticSet(Sequence[BenchmarkClip]):
         MerFastError: a setting out of range.
     """
 
-    classes: tuple[str, ...] = REGIONS
+    classes: ClassVar[tuple[str, ...]] = REGIONS
     label_map: ClassVar[dict[str, str]] = {emotion: region for region, emotion in EMOTIONS.items()}
 
     def __init__(
@@ -118,6 +123,28 @@ class SyntheticSet(Sequence[BenchmarkClip]):
     def frame(self, number: int, k: int) -> Frame:
         """Frame `k` of a clip: uint8 (size, size, 3) RGB, read-only."""
         return self._frames(number, k)
+
+    def write(self, folder: str | os.PathLike[str], progress: Progress | None = None) -> Path:
+        """Writes the set as a folder in the layout of CASME II, with a coding table, a clips.csv, and each clip's truth.
+
+        `read_clips("casme2", folder)` reads it as negative (eye), positive (mouth) and surprise (brow), and with
+        `labels=SyntheticSet.label_map` with the classes of here. What an earlier call wrote before it was stopped stays.
+
+        Args:
+            folder: a new one, an empty one, or one in which the same set was written before.
+            progress: told ("writing clips", clips done, of how many); unless given, a bar on a terminal.
+
+        Raises:
+            MerFastError: the folder holds something else, or OpenCV is not installed.
+        """
+        from mer_fast.data.benchmark.writing import write_set
+
+        with contextlib.ExitStack() as stack:
+            if progress is None:
+                from mer_fast.console import progress as progress_bar
+
+                progress = stack.enter_context(progress_bar())
+            return write_set(self.clips, folder, progress)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_people", "_scenes", "_frames")}

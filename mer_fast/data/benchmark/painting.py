@@ -11,7 +11,7 @@ from mer_fast.data.benchmark.traits import Colour, Traits
 Field = npt.NDArray[np.float64]
 
 # Of the skin's texture: the blur's standard deviation in half-widths of the face, and the contrast in shares of the tone.
-_SCALES = ((0.02, 0.022), (0.045, 0.022), (0.1, 0.02), (0.25, 0.03))
+_SCALES = ((0.014, 0.035), (0.03, 0.03), (0.06, 0.02), (0.2, 0.025))
 
 
 def paint(traits: Traits, side: int) -> Field:
@@ -43,7 +43,12 @@ class _Painter:
         self.nose()
         self.mouth()
         self.hair_in_front(head)
-        self.canvas *= traits.exposure
+        return self.exposed(head)
+
+    def exposed(self, head: Field) -> Field:
+        """As a camera does: so bright that the face has its gray level."""
+        gray = self.canvas @ np.array([0.299, 0.587, 0.114])
+        self.canvas *= self.traits.exposure / gray[head < 0.9].mean()
         return self.canvas.clip(0, 255)
 
     # The brushes.
@@ -125,8 +130,9 @@ class _Painter:
             lit = lit * (1 + traits.texture * contrast * self.noise(scale))
         colour = np.array(traits.skin) * lit[..., None]
         # Cheeks, nose and ears are redder.
-        nose = np.exp(-((self.x / 0.15) ** 2) - ((self.y - traits.nose[0]) / 0.15) ** 2)
-        red = 0.06 * (self.blob(0.55, 0.5, 0.28, 0.25) + nose)
+        red = 0.06 * (
+            self.blob(0.55, 0.5, 0.28, 0.25) + np.exp(-((self.x / 0.15) ** 2) - ((self.y - traits.nose[0]) / 0.15) ** 2)
+        )
         colour *= 1 + red[..., None] * np.array([0.6, -0.6, -0.6])
         freckles = np.clip(self.noise(0.016) - 2.1, 0, 1.2) * self.blob(0.35, 0.42, 0.5, 0.5)
         colour *= (1 - 0.16 * freckles * traits.texture)[..., None]
@@ -179,8 +185,10 @@ class _Painter:
         self.lay(traits.iris, between * self.inside(radius - 0.085, 0.02))
         self.lay((16, 13, 12), between * self.inside(radius - 0.036, 0.02))
         side = np.sign(self.x) * traits.light[0]  # the highlight lies on the light's side of either eye
-        away = (self.across - x - 0.03 * np.sign(side)) ** 2 + (self.y + 0.03) ** 2
-        self.lay((245, 245, 245), 0.9 * between * np.exp(-(away / 0.00045)))
+        self.lay(
+            (245, 245, 245),
+            0.9 * between * np.exp(-(((self.across - x - 0.03 * np.sign(side)) ** 2 + (self.y + 0.03) ** 2) / 0.00045)),
+        )
         self.shade(1 - 0.35 * between * self.inside(self.y - upper - 0.03, 0.06))
         lash = np.exp(-(((self.y - upper) / 0.02) ** 2)) * self.inside(np.abs(along) - 1.05, 0.1)
         self.lay((30, 22, 20), 0.8 * lash)

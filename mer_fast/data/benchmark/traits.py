@@ -35,7 +35,8 @@ class Traits:
         hairline: y at the middle.
         long_hair: how far it comes down at the sides; `beard`: 0 for none to 1.
         light: direction to the light, a unit vector, z towards the camera.
-        ambient: share of the light that comes from everywhere; `exposure`: of all of it.
+        ambient: share of the light that comes from everywhere; `exposure`: the face's mean gray level, as a
+            camera sets it.
         texture: strength of the skin's texture; `texture_seed`: of its noise.
     """
 
@@ -84,9 +85,9 @@ def draw_traits(rng: np.random.Generator) -> Traits:
     between = rng.uniform
     tone = between(0, 1)  # dark skin goes with darker hair and eyes
     return Traits(
-        centre=(0.5 + between(-0.015, 0.015), 0.43 + between(-0.015, 0.015)),
-        half_width=between(0.27, 0.30),
-        chin=between(1.5, 1.72),
+        centre=(0.5 + between(-0.012, 0.012), 0.385 + between(-0.012, 0.012)),
+        half_width=between(0.355, 0.38),
+        chin=between(1.45, 1.6),
         crown=between(-1.32, -1.12),
         jaw=between(0.18, 0.38),
         eye=(between(0.41, 0.47), between(0.17, 0.205), between(0.062, 0.09), between(-0.03, 0.012)),
@@ -97,14 +98,14 @@ def draw_traits(rng: np.random.Generator) -> Traits:
         hair=_between_colours(_HAIRS, between(0, 1) * (1 - 0.8 * tone), rng),
         iris=_between_colours(_IRISES, between(0, 1) * (1 - 0.7 * tone), rng),
         cloth=_any_colour(rng, 30, 200),
-        wall=_any_colour(rng, 60, 210),
+        wall=_any_colour(rng, 80, 160),
         hairline=between(-0.92, -0.68),
         long_hair=between(-0.3, 1.9),
         beard=max(0.0, between(-1.6, 0.9)),
         light=(light[0] / length, light[1] / length, light[2] / length),
-        ambient=between(0.35, 0.65),
-        exposure=between(0.82, 1.12),
-        texture=between(0.7, 1.5),
+        ambient=between(0.6, 0.85),
+        exposure=between(112, 140),
+        texture=between(0.7, 1.4),
         texture_seed=int(rng.integers(2**31)),
     )
 
