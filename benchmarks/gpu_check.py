@@ -93,11 +93,12 @@ def recurrent_cases() -> dict[str, list[Case]]:
 def gpu_cases() -> dict[str, list[Case]]:
     """The CPU's cases of the ops with a GPU kernel, and larger ones that fill a GPU, in its dtypes.
 
-    Flow and recurrent ops have others in place of the CPU's.
+    Flow and recurrent ops and blocks of folds have others in place of the CPU's.
     """
     from benchmarks.cases import CASES, conv_case, optical_strain_case, tim_case
     from benchmarks.conv_cases import PLAIN, POOLED
     from benchmarks.gpu_flow import flow_cases
+    from benchmarks.gpu_folds import fold_cases
     from mer_fast.ops._registry import OPS
 
     tim, back = tim_case(60, 10, 1792, 1792), tim_case(10, 60, 1792, 1792)  # the pixels of 64 clips of 224x224
@@ -117,6 +118,7 @@ def gpu_cases() -> dict[str, list[Case]]:
     }
     shown = {op: [case for case in cases if case.group is None] for op, cases in CASES.items()}
     found = {op: [*cases, *larger.get(op, [])] for op, cases in shown.items()} | flow_cases() | recurrent_cases()
+    found["conv_norm_pool"] = fold_cases()
     return {op: found.get(op, []) for op, entry in OPS.items() if {"cuda", "triton"} & {*entry.kernels}}
 
 
@@ -218,6 +220,7 @@ def check(options: argparse.Namespace, begun: float) -> dict[str, Any]:
     """What is written. The library is built by now: this is where mer_fast is imported first."""
     from benchmarks import environment, sanitizer
     from benchmarks.gpu_flow import instruction_rate
+    from benchmarks.gpu_folds import Evaluation, evaluation
     from benchmarks.gpu_timer import DeviceTimer, gpu_ceilings
 
     chosen = gpu_cases()
@@ -236,6 +239,8 @@ def check(options: argparse.Namespace, begun: float) -> dict[str, Any]:
 
     cases = [case for of_op in chosen.values() for case in of_op]
     measured = [measure_case(case, timer, ceilings, "cuda", may_compile, rate) for case in cases]
+    if "conv_norm_pool" in chosen:
+        measured.append(evaluation(Evaluation(), "cuda", ceilings))
     checked = None if options.skip_tests else sanitizer.check(begun + ALL_WITHIN - time.monotonic())
     return {
         "device": gpu(),

@@ -138,6 +138,7 @@ def _notes(case: Result) -> list[str]:
     name = f"{case['op']} {case['shape']}"
     lines = [f"- {name}: {rival} was not measured: {why}" for rival, why in case.get("missing", {}).items()]
     lines += [f"- {name}: {rival} ran on the first {pairs} pairs." for rival, pairs in case.get("timed_pairs", {}).items()]
+    lines += [f"- {name}: {rival} is scaled from {timed}." for rival, timed in case.get("timed_epochs", {}).items()]
     if "agreement" in case:
         found = case["agreement"]
         errors = ", ".join(f"{flow} {error:.3f}" for flow, error in found["endpoint_error"].items())

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from mer_fast import launchers
-from mer_fast.launchers import _config, _recurrent, conv3d, conv3d_pool, conv_gru, conv_lstm, recurrent_conv2d
+from mer_fast.launchers import _config, _recurrent, conv3d, conv3d_pool, conv_gru, conv_lstm, conv_norm_pool, recurrent_conv2d
 
 ARCHS = ("sm_80", "sm_90", "sm_100")
 NO_PRODUCT = "no product"
@@ -33,6 +33,8 @@ SHAPES = {
 }
 # width: input (N, C, H, W) and outputs of a section, or hidden channels of a cell.
 RECURRENT = {"narrow": ((2, 3, 12, 12), 32), "wide": ((2, 64, 12, 12), 64)}
+# width: channels and outputs of blocks, of which the first is STSTNet's.
+FOLDS = {"narrow": ((3, 16), (3, 32), (16, 32)), "wide": ((3, 64), (64, 64))}
 TENSOR_CORES = {"tcgen05": r"\btcgen05\.mma\b", "wgmma": r"\bwgmma\.mma_async\b", "mma": r"\bmma\.sync\b"}
 
 
@@ -139,6 +141,18 @@ def launch_conv_gru(dtype: torch.dtype, width: str, _: str) -> None:
         conv_gru.conv_gru_backward(*results, input, ih, hh, *rest, gates, states, False, 1, True, False)
 
 
+def launch_conv_norm_pool(dtype: torch.dtype, width: str, _: str) -> None:
+    index = torch.zeros(2, 4, dtype=torch.int64)
+    for channels, outputs in FOLDS[width]:
+        weight, norm = torch.zeros(2, outputs, channels, 3, 3, dtype=dtype), torch.ones(2, outputs, dtype=dtype)
+        shared, own = (torch.zeros(*first, channels, 28, 28, dtype=dtype) for first in ((6,), (2, 4)))
+        odd = torch.zeros(6, channels, 7, 9, dtype=dtype)  # sizes of which the compiler knows nothing
+        for input, pool in ((shared, [3, 3, 1]), (odd, [3, 3, 0]), (own, [2, 2, 0]), (own, [3, 2, 1])):  # the last one's overlap
+            block = 1e-5, 2, pool, 0.5, index[:, 0].contiguous(), 2
+            out, *kept = conv_norm_pool.conv_norm_pool(input, index, weight, norm, norm, norm, None, None, *block)
+            conv_norm_pool.conv_norm_pool_backward(out, input, index, weight, norm, norm, *kept, True, *block, input is own)
+
+
 # op: its launches, and the activations that its kernels know
 OPERATIONS: dict[str, tuple[Callable[[torch.dtype, str, str], None], tuple[str, ...]]] = {
     "conv3d": (launch_conv3d, ("relu", "gelu")),
@@ -146,8 +160,10 @@ OPERATIONS: dict[str, tuple[Callable[[torch.dtype, str, str], None], tuple[str, 
     "recurrent_conv2d": (launch_recurrent_conv2d, ("relu",)),
     "conv_lstm": (launch_conv_lstm, ("relu",)),
     "conv_gru": (launch_conv_gru, ("relu",)),
+    "conv_norm_pool": (launch_conv_norm_pool, ("relu",)),
 }
-MODULES = (_recurrent, conv3d, conv3d_pool, conv_gru, conv_lstm, recurrent_conv2d)
+MODULES = (_recurrent, conv3d, conv3d_pool, conv_gru, conv_lstm, conv_norm_pool, recurrent_conv2d)
+WIDENED = ("conv_norm_pool",)  # 16-bit numbers are computed in float32
 
 
 def compile_for(arch: str, precision: str, ops: Collection[str] = tuple(OPERATIONS)) -> dict[str, Kernels]:
@@ -168,6 +184,8 @@ def compile_for(arch: str, precision: str, ops: Collection[str] = tuple(OPERATIO
     dtype = getattr(torch, "float32" if precision == "tf32" else precision)
     torch.backends.cudnn.conv.fp32_precision = "tf32" if precision == "tf32" else "ieee"
     for op in ops:
+        if op in WIDENED and dtype.itemsize < 4:
+            continue
         of_op, (launches, activations) = found[op], OPERATIONS[op]
         for width in _config.WIDTHS:
             for activation in activations:

@@ -78,7 +78,7 @@ STABLE_TORCH_LIBRARY(mer_fast, m) {
   // of kernel, stride and padding `pool`, dropout, means of average x average -> (output (F, B, O, H', W'), winners, statistics (F, 3, O)). input is (M, C, H,
   // W), of which fold f takes index[f], or (F, B, C, H, W); index (F, B) int64, negative in empty slots, whose output is 0. With
   // running_mean and running_var, (F, O), the norm's statistics are these, else those of the fold's examples. winners: what wins in
-  // each window before the norm, less a pivot, as the backward wants it; statistics: mean less pivot, biased variance, pivot.
+  // each window before the norm, as the device's backward wants it; statistics: mean less pivot, biased variance, pivot.
   m.def(
       "conv_norm_pool(Tensor input, Tensor? index, Tensor weight, Tensor? bias, Tensor? norm_weight, Tensor? norm_bias, "
       "Tensor? running_mean, Tensor? running_var, float eps, int padding, int[] pool, float dropout, Tensor? dropout_key, "

@@ -394,7 +394,7 @@ def trained(recipe=None, x=None, labels=None, folds=None, make=block, **changes)
         (trained(amp="bfloat16"), r"the recipe's amp \('bfloat16'\) cannot be batched; leave it out, or run it with folds="),
         (trained(validation=0.2), "the recipe's validation"),
         (trained(loss=F.cross_entropy), "the recipe's loss"),
-        (trained(x=torch.full((8, 3, 16, 16), torch.nan)), "the loss of fold 0 of 1 is not finite in epoch 1"),
+        (trained(x=torch.full((8, 3, 16, 16), torch.nan)), "the loss of fold 0 is not finite in epoch 1"),
         (trained(x=torch.zeros(8, 3, 20, 20)), r"layer head takes 196 features, and gets \(324,\) of a clip"),
         (trained(make=lambda: block(conv=nn.Conv2d(3, 4, 3, padding=int(torch.randint(0, 2, ())))), folds=[range(6)] * 9),
          "make_model gives unlike networks"),

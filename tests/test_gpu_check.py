@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_check, gpu_flow, sanitizer, table
+from benchmarks import gpu_check, gpu_flow, gpu_folds, sanitizer, table
 from benchmarks.cases import OURS, optical_strain_case, tim_case, tvl1_flow_case
 from benchmarks.measure import Ceilings, Timing
 from benchmarks.rivals import MissingRival, Rival
@@ -210,6 +210,28 @@ def test_instruction_rate(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: Properties)
     assert gpu_flow.instruction_rate(lambda *command: "1980") == pytest.approx(33.5e12, rel=1e-2)
     assert gpu_flow.instruction_rate(lambda *command: "unknown") is None
+
+
+# --- folds ------------------------------------------------------------------------------------------------------------
+def test_blocks_of_folds():
+    cases = gpu_folds.fold_cases()
+    assert [case.shape for case in cases[1::2]] == [
+        "68 folds of 64 clips, 3x28x28 to 16 maps, training step", "32 folds of 32 clips, 16x16x16 to 32 maps, training step"
+    ]  # fmt: skip
+
+
+def test_a_whole_evaluation_makes_a_row_of_the_table():
+    whole = gpu_folds.Evaluation()
+    assert [len(fold) for fold in whole.folds] == [435] * 34 + [436] * 34
+    assert whole.flops() == pytest.approx(35e12, rel=0.02)
+    small = gpu_folds.Evaluation(clips=9, subjects=3, epochs=2, batch=4, loop_epochs=1)
+    found = gpu_folds.evaluation(small, "cpu", Ceilings(1e12, 1e13))
+    assert json.loads(json.dumps(found)) == found
+    assert found["ratio"] == pytest.approx(found["seconds"][gpu_folds.LOOP] / found["seconds"][OURS])
+    result = {"device": {"kind": "cuda", "name": "Fake"}, "versions": {}, "date": "", "commit": "", "cases": [found]}
+    text = table.render([result])
+    assert "| `conv_norm_pool` | STSTNet's evaluation, 9 clips, 3 folds, 2 epochs |" in text
+    assert "PyTorch, fold after fold is scaled from 1 of 2 epochs of one fold." in text
 
 
 # --- compute-sanitizer ------------------------------------------------------------------------------------------------

@@ -210,4 +210,5 @@ def test_the_committed_table_has_every_configuration_of_triton():
     kernels = {kernel for op in triton_resources.OPERATIONS for kernel in table[op] if "gelu" not in kernel}
     wanted = {f"{kernel}<{precision}, {width}>" for kernel in _config.DEFAULTS for precision in _config.PRECISIONS
               for width in _config.WIDTHS}  # fmt: skip
-    assert kernels == wanted
+    widened = tuple(f"{op}_" for op in triton_resources.WIDENED)
+    assert kernels == {name for name in wanted if not (name.startswith(widened) and "float16" in name)}

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..backends import current_backend
 from ..errors import MerFastError
 from ..losses import BalancedFocalLoss
 from ..seeds import derive, isolated
@@ -18,11 +19,12 @@ from ..training.order import epoch_batches
 from ..training.recipe import Recipe
 from .fold_networks import MEND, FoldNetwork, understood
 from .folds import FoldResult, Task, result_of
+from .graphed import Gradients
 from .protocols import Fold
 
 MakeModel = Callable[[], torch.nn.Module]
 Progress = Callable[[str, int, int], None]
-MOST_FOLDS = 34  # at a time: what a step keeps for its gradient then stays below 40 MB for STSTNet at 64 clips a step
+MOST_FOLDS = 34  # at a time on a CPU: what a step keeps for its gradient then stays below 40 MB for STSTNet at 64 clips a step
 EMPTY = -1  # a slot of a batch without a clip
 
 
@@ -60,7 +62,7 @@ def train_folds(
         MerFastError: a network or a setting that cannot be batched, with the layer or setting and the mend; an empty fold, an
             index or a class out of range, a loss that is not finite.
     """
-    classes = torch.as_tensor(labels)
+    classes = torch.as_tensor(labels).cpu()
     _check(inputs, classes, folds, recipe)
     names = [str(k) for k in range(len(folds))] if names is None else names
     seeds = [derive(seed, "fold", name) for name in names]
@@ -68,9 +70,11 @@ def train_folds(
     for own in seeds:
         with isolated(own):
             models.append(make_model().train())
-    groups = _groups(classes, folds, seeds, recipe)
-    runs = [_Group([models[k] for k in group], inputs, classes, [folds[k] for k in group], recipe, [seeds[k] for k in group])
-            for group in groups]  # fmt: skip
+    runs = []
+    for alike in _alike(classes, folds, seeds, recipe):
+        for part in _parts(alike, models[0]):
+            chosen = [models[k] for k in part], inputs, classes, [folds[k] for k in part], recipe, [seeds[k] for k in part]
+            runs.append(_Group(*chosen, [names[k] for k in part]))
     _run(runs, progress)
     return models
 
@@ -96,7 +100,8 @@ def batched(
 ) -> None:
     """The engine of `folds="batched"`: the folds of a small network all at once, with as many threads as PyTorch has.
 
-    Folds are reported in groups of up to MOST_FOLDS; `workers` and `task.threads` say nothing here: nothing depends on them.
+    Folds are reported in groups, on a CPU of up to MOST_FOLDS; `workers` and `task.threads` say nothing here: nothing depends on
+    them.
 
     Raises:
         MerFastError: what `train_folds` raises; a `train` that is no recipe, clips of several inputs.
@@ -110,17 +115,20 @@ def batched(
     labels = torch.tensor(task.roster.labels)
     _check(columns[0], labels, [fold.train for fold in folds], task.train)
     seeds = [task.fold_seed(fold) for fold in folds]
-    for group in _groups(labels, [fold.train for fold in folds], seeds, task.train):
-        models = []
-        for k in group:
+    for alike in _alike(labels, [fold.train for fold in folds], seeds, task.train):
+        models = {}
+        for k in alike:
             with isolated(seeds[k]):
-                models.append(task.new_model().train())
-        weight = next(models[0].parameters())
+                models[k] = task.new_model().train()
+        weight = next(models[alike[0]].parameters())
         inputs = columns[0].to(weight.device, weight.dtype)
-        run = _Group(models, inputs, labels, [folds[k].train for k in group], task.train, [seeds[k] for k in group])
-        _run([run], partial(_told, tell, len(group)))
-        for k, model in zip(group, models, strict=True):
-            finished(result_of(task, folds[k], predict(model, task.clips(folds[k], folds[k].test))))
+        for part in _parts(alike, models[alike[0]]):
+            together, own = [models[k] for k in part], [seeds[k] for k in part]
+            trained, called = [folds[k].train for k in part], [folds[k].name for k in part]
+            run = _Group(together, inputs, labels, trained, task.train, own, called)
+            _run([run], partial(_told, tell, len(part)))
+            for k in part:
+                finished(result_of(task, folds[k], predict(models[k], task.clips(folds[k], folds[k].test))))
 
 
 def _told(tell: Callable[[str], None], folds: int, stage: str, done: int, total: int) -> None:
@@ -183,18 +191,21 @@ def _slots(labels: torch.Tensor, batches: Sequence[Sequence[int]], recipe: Recip
     return max(min(recipe.batch_size + 1, clips), max(map(len, batches)))  # one more: a clip that is left over
 
 
-def _groups(labels: torch.Tensor, folds: Sequence[Sequence[int]], seeds: list[int], recipe: Recipe) -> list[list[int]]:
-    """Folds that are trained together: of as many steps an epoch and slots, in their order, at most MOST_FOLDS."""
+def _alike(labels: torch.Tensor, folds: Sequence[Sequence[int]], seeds: list[int], recipe: Recipe) -> list[list[int]]:
+    """Folds that can be trained together: of as many steps an epoch and slots, in their order."""
     by_shape: dict[tuple[int, int], list[int]] = {}
     for k, (fold, seed) in enumerate(zip(folds, seeds, strict=True)):
         own = labels[list(fold)].tolist()
         batches = epoch_batches(own, recipe.batch_size, seed, 0, oversample=recipe.oversample)
         by_shape.setdefault((len(batches), _slots(labels, batches, recipe)), []).append(k)
-    groups = []
-    for members in by_shape.values():
-        parts = -(-len(members) // MOST_FOLDS)  # as equal as they can be
-        groups += [members[len(members) * i // parts : len(members) * (i + 1) // parts] for i in range(parts)]
-    return groups
+    return list(by_shape.values())
+
+
+def _parts(alike: list[int], model: torch.nn.Module) -> list[list[int]]:
+    """Those that are trained together: on a GPU, where launches are as many for any number of folds, all of them."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    parts = -(-len(alike) // MOST_FOLDS) if on_cpu else 1  # as equal as they can be
+    return [alike[len(alike) * i // parts : len(alike) * (i + 1) // parts] for i in range(parts)]
 
 
 def _run(groups: Sequence[_Group], progress: Progress | None) -> None:
@@ -215,16 +226,20 @@ class _Group:
 
     def __init__(
         self, models: Sequence[torch.nn.Module], inputs: torch.Tensor, labels: torch.Tensor, folds: Sequence[Sequence[int]],
-        recipe: Recipe, seeds: Sequence[int],
+        recipe: Recipe, seeds: Sequence[int], names: Sequence[str],
     ) -> None:  # fmt: skip
         self.network = FoldNetwork(models)
-        self.inputs, self.recipe, self.seeds = inputs, recipe, seeds
+        self.inputs, self.recipe, self.seeds, self.names = inputs, recipe, seeds, names
         self.labels = labels.to(inputs.device)
-        self.clips = [torch.as_tensor(list(fold)) for fold in folds]
-        self.classes = [labels[clips] for clips in self.clips]
+        self.clips = [np.array(fold, np.int64) for fold in folds]
+        self.classes = [labels[list(fold)] for fold in folds]
+        self.classes_of_clips = [own.tolist() for own in self.classes]
         self.optimizer = recipe.make_optimizer(self.network)
         self.dropout_seeds = np.array([derive(seed, "dropout") for seed in seeds], np.uint64)
         self.loss: _FoldLoss | None = None
+        asked = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        graphed = inputs.is_cuda and current_backend() != "reference"  # which asks for values
+        self.gradients = Gradients(asked, self._losses, graphed)
         self.step = self.epoch = 0
         batches = self._batches(0, 0)
         self.slots, steps = _slots(labels, batches, recipe), len(batches)
@@ -234,49 +249,54 @@ class _Group:
     def run_epoch(self) -> None:
         """All steps of one epoch, or as many as are left."""
         total = torch.zeros(len(self.seeds), device=self.inputs.device)
-        for index in self._indices():
+        indices = self._indices()
+        for index, keys in zip(indices, self._keys(len(indices)), strict=True):
             if self.step < self.steps:
-                total += self._take_step(index)
+                total += self._take_step(index, keys)
         wrong = (~total.isfinite()).nonzero()
         if len(wrong):
             raise MerFastError(
-                f"batched folds: the loss of fold {int(wrong[0])} of {len(self.seeds)} is not finite in epoch {self.epoch + 1}: "
+                f"batched folds: the loss of fold {self.names[int(wrong[0])]} is not finite in epoch {self.epoch + 1}: "
                 "lower the rate, or look for clips that are not finite"
             )
         self.epoch += 1
 
-    def _take_step(self, index: torch.Tensor) -> torch.Tensor:
-        """One step on the clips index (F, B); the folds' losses."""
+    def _take_step(self, index: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """One step on the clips index (F, B), with dropout keys (layers, F); the folds' losses. Never waits for a GPU."""
         rate = self.recipe.rate(self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        logits = self.network(self.inputs, index, partial(self._keys, self.step))
-        if self.loss is None:
-            self.loss = self._made_loss(logits.shape[2])
-        losses = self.loss(logits, self.labels[index.clamp(min=0)], index >= 0)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()
+        losses = self.gradients(index, keys)
         if self.recipe.clip_norm is not None:
             _clip(self.network, self.recipe.clip_norm)
         self.optimizer.step()
         self.step += 1
-        return losses.detach()
+        return losses
 
-    def _keys(self, step: int, layer: int) -> torch.Tensor:
-        return dropout_keys(self.dropout_seeds, step, layer).to(self.inputs.device)
+    def _losses(self, index: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        logits = self.network(self.inputs, index, keys.unbind().__getitem__)
+        if self.loss is None:
+            self.loss = self._made_loss(logits.shape[2])
+        return self.loss(logits, self.labels.take(index.clamp(min=0)), index >= 0)
+
+    def _keys(self, steps: int) -> torch.Tensor:
+        """Dropout keys of the next steps, (steps, layers, F)."""
+        layers = range(self.network.dropouts)
+        keys = [dropout_keys(self.dropout_seeds, self.step + k, layer) for k in range(steps) for layer in layers]
+        return torch.stack(keys).view(steps, len(layers), -1).to(self.inputs.device)
 
     def _batches(self, fold: int, epoch: int) -> list[list[int]]:
-        labels = self.classes[fold].tolist()
+        labels = self.classes_of_clips[fold]
         return epoch_batches(labels, self.recipe.batch_size, self.seeds[fold], epoch, oversample=self.recipe.oversample)
 
     def _indices(self) -> torch.Tensor:
         """The clips of this epoch's steps, (steps, F, B), EMPTY where a fold's batch is smaller."""
         batches = [self._batches(fold, self.epoch) for fold in range(len(self.clips))]
-        indices = torch.full((len(batches[0]), len(batches), self.slots), EMPTY)
+        indices = np.full((len(batches[0]), len(batches), self.slots), EMPTY, np.int64)
         for fold, own in enumerate(batches):
             for step, batch in enumerate(own):
                 indices[step, fold, : len(batch)] = self.clips[fold][batch]
-        return indices.to(self.inputs.device)
+        return torch.from_numpy(indices).to(self.inputs.device)
 
     def _made_loss(self, classes: int) -> _FoldLoss:
         largest = int(self.labels.max())

@@ -258,6 +258,11 @@ class FoldNetwork(nn.Module):
                 x = x.relu() if stage.kind == "relu" else x.mean((-2, -1), keepdim=True) if stage.kind == "mean" else x.flatten(2)
         return x
 
+    @property
+    def dropouts(self) -> int:
+        """How many layers ask for dropout keys."""
+        return sum(isinstance(stage, Block | Dropout) for stage in self.stages)
+
     def write_back(self) -> None:
         """Gives every network its fold's weights and statistics."""
         with torch.no_grad():

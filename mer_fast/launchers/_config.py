@@ -74,12 +74,34 @@ DEFAULTS: dict[str, dict[str, tuple[Config, Config, Config]]] = {
         "narrow": (Config(64, 32, 16, 4, 2), Config(64, 32, 32, 4, 3), Config(64, 32, 32, 4, 3)),
         "wide": (Config(64, 64, 16, 4, 2), Config(64, 64, 32, 4, 3), Config(64, 64, 64, 4, 3)),
     },
+    "conv_norm_pool_maps": {  # of 16-bit numbers there are no products in this op
+        "narrow": (Config(64, 32, 16, 8, 2), *(Config(64, 32, 32, 8, 2),) * 2),
+        "wide": (Config(32, 64, 16, 8, 2), *(Config(32, 64, 32, 8, 2),) * 2),
+    },
+    "conv_norm_pool_map_gradient": {
+        "narrow": (Config(32, 32, 16, 8, 2), *(Config(64, 32, 32, 8, 2),) * 2),
+        "wide": (Config(32, 64, 16, 8, 2), *(Config(32, 64, 32, 8, 2),) * 2),
+    },
+    "conv_norm_pool_weight_gradient": {
+        "narrow": (Config(64, 32, 32, 8, 2), *(Config(64, 32, 32, 4, 2),) * 2),
+        "wide": (Config(64, 64, 16, 8, 2), *(Config(64, 64, 32, 8, 2),) * 2),
+    },
+    "conv_norm_pool_input_gradient": {
+        "narrow": (Config(64, 32, 32, 4, 2),) * 3,
+        "wide": (Config(64, 64, 16, 8, 2), *(Config(64, 64, 32, 8, 2),) * 2),
+    },
     # Without products. Where they are cut by rows and columns, by both; else `rows` is a block of elements.
     **{
         f"recurrent_conv2d_{name}": {"narrow": (Config(64, 32, 1, 4, 1),) * 3, "wide": (Config(32, 64, 1, 4, 1),) * 3}
         for name in ("statistics", "state", "sums", "gradient")
     },
-    **{name: dict.fromkeys(WIDTHS, (Config(512, 1, 1, 4, 1),) * 3) for name in ("conv_lstm_replay", "conv_gru_replay")},
+    **{
+        name: dict.fromkeys(WIDTHS, (Config(512, 1, 1, 4, 1),) * 3)
+        for name in ("conv_lstm_replay", "conv_gru_replay", "conv_norm_pool_close", "conv_norm_pool_open")
+    },
+    **{
+        f"conv_norm_pool_{name}": dict.fromkeys(WIDTHS, (Config(16, 64, 1, 4, 1),) * 3) for name in ("statistics", "total")
+    },
 }
 
 

@@ -22,5 +22,5 @@ OPS: dict[str, Op] = {
     "recurrent_conv2d": Op(("cpu", "triton"), backward=("recurrent_conv2d_train", "recurrent_conv2d_backward")),
     "conv_lstm": Op(("cpu", "triton"), backward=("conv_lstm_backward",)),
     "conv_gru": Op(("cpu", "triton"), backward=("conv_gru_backward",)),
-    "conv_norm_pool": Op(("cpu",), backward=("conv_norm_pool_backward",)),
+    "conv_norm_pool": Op(("cpu", "triton"), backward=("conv_norm_pool_backward",)),
 }

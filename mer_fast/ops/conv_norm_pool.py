@@ -42,8 +42,9 @@ def conv_norm_pool(
     """A block of F networks: `max_pool2d(batch_norm(relu(conv2d(x_f, weight[f], bias[f]))))`, dropout and average-pool.
 
     x_f are the clips that fold f trains on, `input[index[f]]`: what is held out is never computed. Each fold has batch
-    statistics of its own. Nothing of the size of the convolution's output is ever stored, and nothing that a fold gets depends
-    on the other folds, on how many run at once, or on the number of threads.
+    statistics of its own. Nothing of the size of the convolution's output is ever stored (on a GPU one thing is, in the gradient
+    of more than 3 channels, of more than 16 outputs and of the input), and nothing that a fold gets depends on the other folds,
+    on how many run at once, or on the number of threads.
 
     Args:
         input: (M, C, H, W), clips that all folds share, or (F, B, C, H, W), such as the output of another block.
@@ -63,8 +64,10 @@ def conv_norm_pool(
 
     Returns:
         (F, B, O, H', W') in the dtype of `input`, contiguous. float16 and bfloat16 are computed in float32. Differentiable once;
-        torch.func and forward-mode derivatives run the plain PyTorch form. On a CPU a kernel runs 3x3 convolutions with padding
-        0..2, at most 64 channels in and out, and pools of 2 or 3; the rest runs in plain PyTorch, fold after fold. Deterministic.
+        torch.func and forward-mode derivatives run the plain PyTorch form. A kernel runs 3x3 convolutions with padding 0..2, at
+        most 64 channels in and out, and pools of 2 or 3; the rest runs in plain PyTorch, fold after fold. Deterministic. On a GPU
+        the launches are as many for any number of folds, products are TF32 where PyTorch's convolutions are, and nothing waits
+        to look at indices: a clip out of range makes its fold's output NaN.
 
     Raises:
         MerFastError: operands that do not fit each other, clips without index, an index out of range, mixed dtypes or devices,
@@ -198,10 +201,13 @@ def _fake(
     folds, outputs = weight.shape[:2]
     slots = input.shape[1] if index is None else index.shape[1]
     height, width = (_pooled(size, padding, pool) for size in input.shape[-2:])
-    kept = (outputs + CHANNEL_PAD - 1) // CHANNEL_PAD * CHANNEL_PAD
+    if input.device.type == "cpu":
+        winners = [folds, slots, height * width, (outputs + CHANNEL_PAD - 1) // CHANNEL_PAD * CHANNEL_PAD]
+    else:  # values and places
+        winners = [2, folds, slots, outputs, height * width]
     return (
         input.new_empty([folds, slots, outputs, height // average, width // average]),
-        input.new_empty([folds, slots, height * width, kept]),
+        input.new_empty(winners),
         input.new_empty([folds, 3, outputs]),
     )
 
