@@ -62,7 +62,7 @@ class Graph:
     def __init__(self, network):
         self.network, self.captures, self.replays = network, 0, 0
 
-    def capture(self, run):
+    def capture(self, run, device):
         before = [buffer.clone() for buffer in self.network.buffers()]
         self.captures, self.run = self.captures + 1, run
         losses, gradients = self.results = run()

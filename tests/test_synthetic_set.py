@@ -347,8 +347,9 @@ def test_writing_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 def test_nothing_of_others_is_overwritten(written: tuple[SyntheticSet, Path], tmp_path: Path) -> None:
     _, folder = written
-    with pytest.raises(MerFastError, match="holds another synthetic set"):
-        SyntheticSet(2, 3, seed=1, **SMALL).write(folder)
+    for other in ({"seed": 1, **SMALL}, {**SMALL, "size": 80}, {**SMALL, "distraction": 0.5}):
+        with pytest.raises(MerFastError, match="holds another synthetic set"):
+            SyntheticSet(2, 3, **other).write(folder)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(MerFastError, match="holds other files"):
         SyntheticSet(1, 1, **SMALL).write(tmp_path)

@@ -301,6 +301,10 @@ def test_changes_need_frames_that_change():
     recipe = Recipe(lr=0.01, epochs=1, statistics=("gray_change",))
     with pytest.raises(mer_fast.MerFastError, match="statistics: gray_change needs clips in which something moves"):
         fit(network, Gray(change=0), recipe)
+    colours = Gray()
+    colours.clips = colours.clips[:, :, None].repeat(1, 1, 3, 1, 1)
+    with pytest.raises(mer_fast.MerFastError, match=r"gray_change is for gray clips .* got \(4, 3, 8, 8\)"):
+        fit(network, colours, recipe)
     with pytest.raises(mer_fast.MerFastError, match=r"gray_change is for gray clips .* got \(2, 6, 6\)"):
         fit(new(), TinySet(), recipe)
 
@@ -323,7 +327,9 @@ def test_sequences_have_columns_of_one_deviation():
     model = STATISTICS["sequence_deviation"](Read(), data)
     read = model(torch.zeros(6, 1, 4, 4), sequences).detach()
     rows = read[:, 30:34].flatten(0, 1)
-    assert not read[:, :30].any() and not read[:, 34:].any() and not rows[:, 5].any()
+    assert not read[:, :30].any() and not read[:, 34:].any() and rows[:, 5].abs().max() < 1e-4
+    assert model.spread[5] == pytest.approx(0.05 * model.spread[1::2].median().item(), rel=0.01)  # it could move in another clip
+    assert model(torch.zeros(6, 1, 4, 4), sequences.double()).dtype == torch.float32
     others = [k for k in range(128) if k != 5]
     assert rows.mean(0).abs().max() < 1e-4 and (rows.std(0, correction=0)[others] - 1).abs().max() < 1e-3
     with pytest.raises(mer_fast.MerFastError, match=r"sequence_deviation is for ATNet's inputs, .* \(64, 128\)"):
@@ -401,6 +407,8 @@ GOOD = {"lr": 0.1, "epochs": 1}
         ({**GOOD, "loss": "hinge"}, "loss must be 'cross_entropy', 'focal' or a function, got 'hinge'"),
         ({**GOOD, "loss": F.cross_entropy, "class_weights": "inverse"}, "class_weights are of no use with a loss of your own"),
         ({**GOOD, "augment": ["mirror", "blur"]}, "augment must name some of mirror, .*, got 'blur'"),
+        ({**GOOD, "statistics": ["gray_range", "gray_change"]}, "statistics can have one of gray_change, gray_range, .*got"),
+        ({**GOOD, "statistics": ["gray_change", "appearance_mask"]}, "statistics must have appearance_mask first"),
         ({**GOOD, "statistics": "gray"}, "statistics must name some of appearance_mask, .*, got 'gray'"),
         ({**GOOD, "amp": "float8"}, "amp must be one of None, 'bfloat16', 'float16', got 'float8'"),
         ({**GOOD, "validation": 1}, "validation must lie between"),

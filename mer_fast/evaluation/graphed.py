@@ -9,12 +9,17 @@ import torch
 Results = tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]  # losses, gradients
 
 
-def captured(run: Callable[[], Results]) -> tuple[Callable[[], None], Results]:
+def captured(run: Callable[[], Results], device: torch.device) -> tuple[Callable[[], None], Results]:
     """(a call that fills the results again, results): `run` as a CUDA graph. What it does is done by that call alone."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.device(device), torch.cuda.graph(graph):  # a graph is of the current device's stream
         results = run()
-    return graph.replay, results
+
+    def replay() -> None:
+        with torch.cuda.device(device):
+            graph.replay()
+
+    return replay, results
 
 
 class Gradients:
@@ -48,7 +53,7 @@ class Gradients:
         for mine, one in zip(self._given, (index, keys), strict=True):
             mine.copy_(one)
         if self._replay is None:
-            self._replay, results = captured(lambda: self._run(*self._given))
+            self._replay, results = captured(lambda: self._run(*self._given), index.device)
             self._losses = self._keep(results)
         self._replay()
         return self._losses

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from ..losses import BalancedFocalLoss
 from ..ops._checks import require, require_count, require_number
 from .augmentation import AUGMENTATIONS, Augmentation
-from .statistics import STATISTICS
+from .statistics import AROUND, STATISTICS
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -127,6 +127,10 @@ class Recipe:
                 continue
             unknown = [one for one in (value if isinstance(value, tuple) else (value,)) if one not in known]
             require(not unknown, _NAME, name, "must name some of {}, got {!r}", ", ".join(known), *unknown[:1])
+        around = [one for one in self.statistics if one in AROUND]
+        require(len(around) <= 1, _NAME, "statistics", "can have one of {}, got {}", ", ".join(sorted(AROUND)), around)
+        first = "appearance_mask" not in self.statistics or self.statistics.index("appearance_mask") == 0
+        require(first, _NAME, "statistics", "must have appearance_mask first, got {}", list(self.statistics))
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Recipe:

@@ -13,6 +13,8 @@ from ..models.atnet import SEQUENCE
 from ..ops._checks import require
 from .batches import collate
 
+LEAST_SPREAD = 0.05
+
 
 class Normalised(torch.nn.Module):
     """A network whose inputs are brought about zero first: minus the mean of the training clips, over the maximum of the rest.
@@ -57,7 +59,9 @@ class Changes(torch.nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         weight = next(self.network.parameters())
-        values = (change(x.to(weight.dtype)) / self.deviation[k] for k, x in enumerate(inputs))
+        # Less the first frame before it is rounded: in half precision a change is lost in the gray value that it is of.
+        wide = (x if x.dtype in (torch.float32, torch.float64) else x.float() for x in inputs)
+        values = (change(x).to(weight.dtype) / self.deviation[k] for k, x in enumerate(wide))
         logits: torch.Tensor = self.network(*values)
         return logits
 
@@ -83,6 +87,7 @@ class Standardised(torch.nn.Module):
         self.register_buffer("spread", spread)
 
     def forward(self, apex: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
+        sequence = sequence.to(next(self.network.parameters()).dtype)
         there = (sequence != 0).any(-1, keepdim=True)
         logits: torch.Tensor = self.network(apex, torch.where(there, (sequence - self.offset) / self.spread, 0))
         return logits
@@ -121,7 +126,8 @@ def gray_change(model: torch.nn.Module, clips: Any) -> torch.nn.Module:
     total, count = [0.0] * len(collate([clips[0][0]])), [0] * len(collate([clips[0][0]]))
     for i in range(len(clips)):
         for k, x in enumerate(collate([clips[i][0]])):
-            fits = x.dim() >= 4 and not (x.dim() == 4 and x.is_floating_point() and x.shape[1] in (2, 3))
+            is_flow = x.is_floating_point() and x.shape[1] in (2, 3)
+            fits = (x.dim() == 4 and not is_flow) or (x.dim() == 5 and x.shape[1] == 1)
             require(fits, "statistics", "gray_change", "is for gray clips (T, H, W) or (1, T, H, W), got {}", x.shape[1:])
             total[k] += float(change(x.double()).square().sum())
             count[k] += x.numel()
@@ -134,6 +140,9 @@ def gray_change(model: torch.nn.Module, clips: Any) -> torch.nn.Module:
 def sequence_deviation(model: torch.nn.Module, clips: Any) -> torch.nn.Module:
     """Puts `Standardised` around ATNet, with the mean and deviation of each column of the sequences, over rows with a frame.
 
+    No deviation is below a twentieth of the median of its kind, angles or magnitudes: a cell that hardly moved in the training
+    clips would make any motion in another clip enormous.
+
     Raises:
         MerFastError: inputs that are not ATNet's.
     """
@@ -143,9 +152,10 @@ def sequence_deviation(model: torch.nn.Module, clips: Any) -> torch.nn.Module:
     sequences = torch.cat([one[1] for one in inputs])
     rows = sequences[(sequences != 0).any(2)].double()
     require(len(rows) > 0, "statistics", "sequence_deviation", "needs clips in which something moves: these are still")
-    spread = rows.std(0, correction=0)
+    kinds = rows.std(0, correction=0).unflatten(0, (-1, 2))  # cells by angle and magnitude
+    spread = torch.maximum(kinds, LEAST_SPREAD * kinds.median(0).values).flatten()
     weight = next(model.parameters())
-    spread = torch.where(spread > 0, spread, 1).to(weight)  # a column that never changes
+    spread = torch.where(spread > 0, spread, 1).to(weight)  # nothing ever changes
     return Standardised(model, rows.mean(0).to(weight), spread)
 
 
@@ -157,6 +167,9 @@ def as_in(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> torch.
         return Changes(model, tensors["deviation"].tolist())
     return Standardised(model, tensors["offset"], tensors["spread"]) if "spread" in tensors else model
 
+
+# Each puts a module around the network: a file of weights tells of one.
+AROUND = frozenset({"gray_range", "gray_change", "sequence_deviation"})
 
 STATISTICS: dict[str, Callable[[torch.nn.Module, Any], torch.nn.Module]] = {
     "appearance_mask": appearance_mask,

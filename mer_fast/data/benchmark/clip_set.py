@@ -144,7 +144,11 @@ class SyntheticSet(Sequence[BenchmarkClip]):
                 from mer_fast.console import progress as progress_bar
 
                 progress = stack.enter_context(progress_bar())
-            return write_set(self.clips, folder, progress)
+            settings = {
+                "subjects": len(set(self.subjects)), "clips_per_subject": self._each, "seed": self.seed, "size": self.size,
+                "frames": self.num_frames, "amplitude": self.amplitude, "distraction": self.distraction,
+            }  # fmt: skip
+            return write_set(self.clips, settings, folder, progress)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_people", "_scenes", "_frames")}

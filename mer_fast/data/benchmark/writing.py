@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +19,15 @@ from mer_fast.errors import MerFastError
 from mer_fast.files import atomic_path
 
 TABLE = "CASME2-coding-synthetic.csv"
+SETTINGS = "synthetic.json"  # of the set, by which another one is told from it
 FRAMES = "CASME2_RAW_selected"
 _TITLES = ("Subject", "Filename", "OnsetFrame", "ApexFrame", "OffsetFrame", "Action Units", "Estimated Emotion")
 _LISTED = ("dataset", "subject", "clip", "label", "onset", "apex", "offset")
 
 
-def write_set(clips: Sequence[BenchmarkClip], folder: str | os.PathLike[str], progress: Progress) -> Path:
+def write_set(
+    clips: Sequence[BenchmarkClip], settings: Mapping[str, Any], folder: str | os.PathLike[str], progress: Progress
+) -> Path:
     """Writes clips: the coding table, a clips.csv, and each clip's frames and truth; what an earlier call wrote stays.
 
     Raises:
@@ -32,9 +37,10 @@ def write_set(clips: Sequence[BenchmarkClip], folder: str | os.PathLike[str], pr
     rows = [_row(clip) for clip in clips]
     table = _csv(_TITLES, rows)
     listed = _csv(_LISTED, [("casme2", row[0], row[1], row[6], *row[2:5]) for row in rows])
-    _check(target, table)
+    told = json.dumps(settings)
+    _check(target, told)
     target.mkdir(parents=True, exist_ok=True)
-    for name, text in ((TABLE, table), ("clips.csv", listed)):
+    for name, text in ((SETTINGS, told), (TABLE, table), ("clips.csv", listed)):
         with atomic_path(target / name) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="")
     for done, clip in enumerate(clips):
@@ -56,12 +62,12 @@ def _csv(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def _check(folder: Path, table: str) -> None:
+def _check(folder: Path, settings: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise MerFastError(f"{folder} is a file: give a new folder for the set")
-    there = folder / TABLE
+    there = folder / SETTINGS
     if there.is_file():
-        if there.read_bytes().decode("utf-8", "replace") != table:
+        if there.read_bytes().decode("utf-8", "replace") != settings:
             raise MerFastError(f"{folder} holds another synthetic set: give a new folder")
     elif folder.is_dir() and any(folder.iterdir()):
         raise MerFastError(f"{folder} holds other files: give a new folder for the set")
