@@ -135,12 +135,14 @@ def check_call(tensors, arguments, dtype, device):
     # Another winner than the reference's is one as good: never short by more than rounding.
     scale = values.detach().abs().max().clamp_min(1)
     assert float(short.max()) <= max(TOLERANCE[torch.float32][0], TOLERANCE[dtype][0] * 1e-2) * float(scale) * 10
-    grad = torch.randn(out.shape[::-1]).permute(4, 3, 2, 1, 0)  # of odd strides
+    generator = torch.Generator().manual_seed(out.numel())
+    grad = torch.randn(out.shape[::-1], generator=generator).permute(4, 3, 2, 1, 0)  # of odd strides
     got = torch.autograd.grad(out, ours, grad.to(out))
     want = torch.autograd.grad(values, wide, grad.to(dtype).double())
-    for one, other in zip(got, want, strict=True):
+    # A bias's gradient is a sum of all these, about as large as their norm unless they cancel.
+    for one, other, least in zip(got, want, (1e-30, 1e-30, 0.2 * float(grad.norm())), strict=True):
         if other.norm() > 0:
-            assert_near(one, other, dtype, gradient=True)
+            assert_near(one, other, dtype, gradient=True, least=least)
         else:
             assert not one.any()
 

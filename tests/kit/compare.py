@@ -11,14 +11,15 @@ TOLERANCE = {
 }
 
 
-def relative_error(out, ref):
+def relative_error(out, ref, least=1e-30):
+    """Against `least` where the reference's norm is below it: what cancels leaves the rounding of what it was made of."""
     out, ref = out.detach().cpu().double(), ref.detach().cpu().double()
     assert out.shape == ref.shape, f"shape {tuple(out.shape)}, the reference has {tuple(ref.shape)}"
     assert not out.isnan().any(), "NaN in the result: an element was not written, or a bad one was read"
-    return float((out - ref).norm() / ref.norm().clamp_min(1e-30))
+    return float((out - ref).norm() / ref.norm().clamp_min(least))
 
 
-def assert_near(out, ref, dtype, gradient=False):
+def assert_near(out, ref, dtype, gradient=False, least=1e-30):
     """The error of `out` is within what its dtype allows."""
-    error, allowed = relative_error(out, ref), TOLERANCE[dtype][gradient]
+    error, allowed = relative_error(out, ref, least), TOLERANCE[dtype][gradient]
     assert error <= allowed, f"relative error {error:.2e}, {allowed:.0e} is allowed for {dtype}"
