@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import platform
 import subprocess
@@ -20,6 +21,12 @@ PACKAGES = {
     "OpenCV": ("opencv-contrib-python-headless", "opencv-contrib-python"),
     "scikit-image": ("scikit-image",),
 }
+
+
+def stamp() -> dict[str, Any]:
+    """Device, versions, commit and date, as the results of a CPU have them; to be taken before anything is written."""
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    return {"device": cpu(), "versions": versions(), "commit": commit(), "date": today}
 
 
 def cpu() -> dict[str, Any]:

@@ -7,7 +7,6 @@ of 68 subjects, leave-one-subject-out, with the published 500 epochs.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import sys
 import time
@@ -115,34 +114,20 @@ def whole(progress: Callable[[str, int, int | None], None]) -> dict[str, Any]:
 
 def loop_seconds(dataset: Any, recipe: Recipe) -> float:
     """What `training.fit` would take for all folds, from three folds of five epochs."""
-    subjects = dict.fromkeys(dataset.subjects)
+    roster = evaluation.Roster.of(dataset)
+    folds = evaluation.LeaveOneSubjectOut().folds(roster)
     start = time.perf_counter()
-    for left_out in list(subjects)[:3]:
-        clips = Subset(dataset, [k for k, subject in enumerate(dataset.subjects) if subject != left_out])
+    for fold in folds[:3]:
+        clips = evaluation.FoldClips(dataset, roster, fold.train, fold.name, 0)
         fit(models.STSTNet(CLASSES), clips, recipe.replace(epochs=5))
-    return (time.perf_counter() - start) / 15 * len(subjects) * (recipe.epochs or 0)
-
-
-class Subset:
-    """Some clips of a data set."""
-
-    def __init__(self, dataset: Any, indices: list[int]) -> None:
-        self._clips, self.subjects = [dataset[k] for k in indices], [dataset.subjects[k] for k in indices]
-        self.labels = [label for _, label in self._clips]
-
-    def __len__(self) -> int:
-        return len(self._clips)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self._clips[index]
+    return (time.perf_counter() - start) / 15 * len(folds) * (recipe.epochs or 0)
 
 
 def render(result: dict[str, Any]) -> str:
     """All that stands between the marks."""
-    device, seconds, run = result["device"], result["epoch_seconds"], result["whole"]
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    seconds, run = result["epoch_seconds"], result["whole"]
     lines = [
-        f"{device['name']}, {device['threads']} threads; {result['date']}, commit {result['commit']}; {versions}.",
+        table.heading(result),
         "",
         f"| STSTNet, an epoch of {FOLDS} folds of 400 clips | time | times as long |",
         "| --- | ---: | ---: |",
@@ -171,10 +156,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run() -> None:
-    result: dict[str, Any] = {
-        "device": environment.cpu(), "versions": environment.versions(), "commit": environment.commit(),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(), "epoch_seconds": speeds(rounds=5),
-    }  # fmt: skip
+    result = environment.stamp()  # before anything is written
+    result["epoch_seconds"] = speeds(rounds=5)
     print(json.dumps(result["epoch_seconds"], indent=1), flush=True)
     with progress_bar() as progress:
         result["whole"] = whole(progress)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
 import sys
 from collections.abc import Iterable
@@ -41,7 +40,7 @@ def measure_case(case: Case, rounds: int) -> dict[str, Any]:
 def measure(cases: Iterable[Case], rounds: int) -> dict[str, Any]:
     """The whole result, as `results/cpu.json` has it."""
     cases = list(cases)
-    commit = environment.commit()  # before anything is written
+    stamp = environment.stamp()  # before anything is written
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     ceilings, measured = cpu_ceilings(), []
     with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -51,11 +50,7 @@ def measure(cases: Iterable[Case], rounds: int) -> dict[str, Any]:
             measured.append(measure_case(case, rounds))
             ceilings = ceilings.or_better(cpu_ceilings())  # another program may have slowed the one before
             bar.advance(task)
-    return {
-        "device": environment.cpu(),
-        "versions": environment.versions(),
-        "commit": commit,
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+    return stamp | {
         "ceilings": {"copy_gb_per_s": ceilings.copy / 1e9, "product_gflop_per_s": ceilings.product / 1e9},
         "cases": [found | figures(case, found["seconds"][OURS], ceilings) for case, found in zip(cases, measured, strict=True)],
     }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import json
 import sys
 import time
@@ -17,14 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # last: an installed mer_fast goes before a checkout that is not built
 
-from benchmarks import environment, table  # noqa: E402
+from benchmarks import environment, linear, table  # noqa: E402
 from mer_fast import MerFastError, evaluation  # noqa: E402
 from mer_fast.console import progress as progress_bar  # noqa: E402
 from mer_fast.data import SyntheticSet  # noqa: E402
@@ -37,7 +35,6 @@ MARKS = "<!-- synthetic -->", "<!-- /synthetic -->"
 WORK = ROOT / "build" / "synthetic"
 LEAVE_ONE_OUT, FOUR_FOLDS = "leave-one-subject-out", {"name": "k-fold", "k": 4}
 FACE = (15, 15, 97, 97)  # where the set's faces are: ATNet's coarse grid lies on the face, as on cropped data sets
-SIDE = 28  # of the pictures that the linear model reads, as STSTNet's flow
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -112,28 +109,14 @@ class Linear:
 
     def measure(self, progress: Progress) -> dict[str, Any]:
         clips = SyntheticSet()
-        pixels = []
-        for done, clip in enumerate(clips):
-            progress("drawing clips", done, len(clips))
-            pair = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip.read([clip.onset, clip.apex])]
-            onset, apex = (cv2.resize(one, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32) for one in pair)
-            pixels.append(np.stack([onset, apex, apex - onset] if self.difference else [onset, apex]).ravel())
-        best = max((self.fitted(np.array(pixels), clips, strength) for strength in (1e-4, 1e-2, 1.0)), key=lambda one: one["uf1"])
+        features = linear.pixels(clips, progress)[:, : 3 if self.difference else 2].reshape(len(clips), -1)
+        best = max((self.fitted(features, clips, strength) for strength in (1e-4, 1e-2, 1.0)), key=lambda one: one["uf1"])
         return {"protocol": LEAVE_ONE_OUT, "engine": "scikit-learn", "seeds": [best]}
 
-    def fitted(self, features: np.ndarray[Any, Any], clips: SyntheticSet, strength: float) -> dict[str, float]:
-        from sklearn.linear_model import LogisticRegression
-
+    def fitted(self, features: linear.Array, clips: SyntheticSet, strength: float) -> dict[str, float]:
         begun = time.perf_counter()
-        targets, subjects = np.array(clips.targets), np.array(clips.subjects)
-        found = np.zeros_like(targets)
-        for subject in dict.fromkeys(clips.subjects):
-            test = subjects == subject
-            mean, deviation = features[~test].mean(0), features[~test].std(0) + 1e-6
-            # In the span of the training clips, which is all that the penalty lets it use: the same, much sooner.
-            basis, size, axes = np.linalg.svd(((features[~test] - mean) / deviation).astype(np.float64), full_matrices=False)
-            model = LogisticRegression(C=strength, max_iter=5000).fit(basis * size, targets[~test])
-            found[test] = model.predict((features[test] - mean) / deviation @ axes.T)
+        targets = np.array(clips.targets)
+        found = linear.left_out(features, targets, np.array(clips.subjects), strength)
         predictions, labels, count = torch.from_numpy(found), torch.from_numpy(targets), len(clips.classes)
         uf1, uar = evaluation.uf1(predictions, labels, count), evaluation.uar(predictions, labels, count)
         seconds = time.perf_counter() - begun
@@ -156,11 +139,8 @@ RUNS: dict[str, Run | Linear] = {
 def render(result: dict[str, Any]) -> str:
     """All that stands between the marks."""
     clips = result["set"]
-    device = result["device"]
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines = [
-        f"{clips['clips']} clips of {clips['subjects']} subjects; {device['name']}, {device['threads']} threads; "
-        f"{result['date']}, commit {result['commit']}; {versions}.",
+        f"{clips['clips']} clips of {clips['subjects']} subjects; {table.heading(result)}",
         "",
         "| model | protocol | UF1 | UAR | seconds, inputs | seconds, evaluation |",
         "| --- | --- | --- | --- | ---: | ---: |",
@@ -187,15 +167,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(only: str | None) -> None:
-    commit = environment.commit()  # before anything is written
+    stamp = environment.stamp()  # before anything is written
     WORK.mkdir(parents=True, exist_ok=True)
-    found = {name: measured(name, commit) for name in (RUNS if only is None else [only])}
+    found = {name: measured(name, stamp["commit"]) for name in (RUNS if only is None else [only])}
     if only is not None:
         return
     clips = SyntheticSet()
-    result = {
-        "device": environment.cpu(), "versions": environment.versions(), "commit": commit,
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+    result = stamp | {
         "set": {"clips": len(clips), "subjects": len(set(clips.subjects)), "classes": list(clips.classes), "seed": clips.seed},
         "runs": found,
     }  # fmt: skip

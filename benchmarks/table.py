@@ -81,14 +81,19 @@ def replace_between(page: Path, start: str, end: str, text: str) -> None:
     page.write_text(f"{head}{start}\n{text}\n{end}{tail}")
 
 
-def _device_table(result: Result) -> str:
-    device, versions = result["device"], result["versions"]
+def heading(result: Result) -> str:
+    """Where and when it was measured, and with what."""
+    device = result["device"]
     threads = f", {device['threads']} threads" if "threads" in device else ""
     isa = f", {device['isa']}" if "isa" in device else ""
     beside = f", beside {result['cpu']['name']}, {result['cpu']['threads']} threads" if "cpu" in result else ""
-    names = ", ".join(f"{name} {version}" for name, version in versions.items())
+    names = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return f"{device['name']}{threads}{isa}{beside}; {result['date']}, commit {result['commit']}; {names}."
+
+
+def _device_table(result: Result) -> str:
     lines = [
-        f"{device['name']}{threads}{isa}{beside}; {result['date']}, commit {result['commit']}; {names}.",
+        heading(result),
         "",
         "| op | input | mer_fast | fastest rival | times faster | other rivals | rate |",
         "| --- | --- | ---: | --- | ---: | --- | --- |",

@@ -18,7 +18,9 @@ from mer_fast.data.benchmark.expressions import REGIONS
 from mer_fast.data.benchmark.scene import Person, Scene, Span, draw_scene
 from mer_fast.errors import MerFastError
 
-cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
+pytest.importorskip("cv2", reason="OpenCV is not installed")
+from benchmarks import linear  # needs OpenCV
+
 ndimage = pytest.importorskip("scipy.ndimage", reason="SciPy is not installed")
 
 SMALL: dict[str, Any] = {"size": 64, "frames": 16}
@@ -192,30 +194,13 @@ def strain_maps(clips: SyntheticSet) -> np.ndarray:
 
 def left_out(features: np.ndarray, clips: SyntheticSet, strength: float = 1e-2, folds: int = 0) -> float:
     """UF1 of a standardised logistic regression, leaving out a subject, or one of `folds` groups of them, at a time."""
-    linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
+    pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
     from mer_fast.evaluation import uf1
 
-    targets, subjects = np.array(clips.targets), np.array(clips.subjects)
-    group = np.unique(subjects, return_inverse=True)[1]
-    group = group % folds if folds else group
-    found = np.zeros_like(targets)
-    for one in np.unique(group):
-        test = group == one
-        mean, deviation = features[~test].mean(0), features[~test].std(0) + 1e-6
-        train = (features[~test] - mean) / deviation
-        # The regression in the span of the training clips, which is all that its penalty lets it use: the same, much sooner.
-        basis, size, axes = np.linalg.svd(train.astype(np.float64), full_matrices=False)
-        model = linear_model.LogisticRegression(C=strength, max_iter=300).fit(basis * size, targets[~test])
-        found[test] = model.predict((features[test] - mean) / deviation @ axes.T)
+    targets = np.array(clips.targets)
+    group = np.unique(np.array(clips.subjects), return_inverse=True)[1]
+    found = linear.left_out(features, targets, group % folds if folds else group, strength)
     return float(uf1(torch.from_numpy(found), torch.from_numpy(targets), 3))
-
-
-def pixels(clips: SyntheticSet, side: int = 28) -> np.ndarray:
-    """Onset, apex and their difference in gray, (N, 3 side side)."""
-    pairs = [[cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip.read([clip.onset, clip.apex])] for clip in clips]
-    small = [[cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA) for frame in pair] for pair in pairs]
-    onset, apex = np.array(small, np.float32).reshape(len(clips), 2, -1).transpose(1, 0, 2)
-    return np.concatenate([onset, apex, apex - onset], 1)
 
 
 def test_the_right_part_of_the_face_moves(people: list[Person]) -> None:
@@ -288,7 +273,7 @@ def test_true_flow_tells_the_class() -> None:
 
 def test_pixels_do_not_tell_a_linear_model_the_class() -> None:
     clips = SyntheticSet(24, 6, seed=12)
-    features = pixels(clips)
+    features = linear.pixels(clips).reshape(len(clips), -1)
     found = {strength: left_out(features, clips, strength, folds=8) for strength in (1e-4, 1e-2)}
     assert max(found.values()) < 0.6, found
 

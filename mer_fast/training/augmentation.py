@@ -97,7 +97,7 @@ def dropped_frames(inputs: Inputs, generator: torch.Generator) -> Inputs:
     state = generator.get_state()
     out = []
     for x in inputs:
-        fits = (x.dim() == 4 and not _is_flow(x) and x.shape[1] > 1) or (x.dim() == 5 and x.shape[1] == 1)
+        fits = are_gray_clips(x) and (x.dim() == 5 or x.shape[1] > 1)
         require(fits, "dropped_frames", "inputs", "must be gray clips (N, T, H, W) or (N, 1, T, H, W), got {}", x.shape)
         generator.set_state(state)
         dim = x.dim() - 3
@@ -125,6 +125,11 @@ def augment(inputs: Inputs, names: tuple[str, ...] | Augmentation, generator: to
 
 def _has_pixels(x: torch.Tensor) -> bool:
     return x.dim() >= 4
+
+
+def are_gray_clips(x: torch.Tensor) -> bool:
+    """Whether it has frames: (N, T, H, W) or (N, 1, T, H, W)."""
+    return (x.dim() == 4 and not _is_flow(x)) or (x.dim() == 5 and x.shape[1] == 1)
 
 
 def _is_flow(x: torch.Tensor) -> bool:

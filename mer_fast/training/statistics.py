@@ -11,6 +11,7 @@ from ..data.crops import Normalisation
 from ..errors import MerFastError
 from ..models.atnet import SEQUENCE
 from ..ops._checks import require
+from .augmentation import are_gray_clips
 from .batches import collate
 
 LEAST_SPREAD = 0.05
@@ -123,11 +124,11 @@ def gray_change(model: torch.nn.Module, clips: Any) -> torch.nn.Module:
     Raises:
         MerFastError: an input without frames, or clips in which nothing moves.
     """
-    total, count = [0.0] * len(collate([clips[0][0]])), [0] * len(collate([clips[0][0]]))
+    inputs = len(collate([clips[0][0]]))
+    total, count = [0.0] * inputs, [0] * inputs
     for i in range(len(clips)):
         for k, x in enumerate(collate([clips[i][0]])):
-            is_flow = x.is_floating_point() and x.shape[1] in (2, 3)
-            fits = (x.dim() == 4 and not is_flow) or (x.dim() == 5 and x.shape[1] == 1)
+            fits = are_gray_clips(x)
             require(fits, "statistics", "gray_change", "is for gray clips (T, H, W) or (1, T, H, W), got {}", x.shape[1:])
             total[k] += float(change(x.double()).square().sum())
             count[k] += x.numel()
